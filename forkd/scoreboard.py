@@ -1,0 +1,209 @@
+"""Counters and gauges shared by all processes, one row of cells for each writer.
+
+Rules
+  1. A row has one writer at a time: the process that sits in its slot.  Within a worker only the
+     loop's thread writes.  A store of 8 aligned bytes is never seen torn.
+  2. Counters belong to the slot, not to the process: a new process goes on where the last one
+     ended, so no counter ever goes backwards and nothing has to be folded in.
+  3. Gauges belong to the process: `take_seat` sets them to zero.
+  4. The file is allocated whole before the first fork: a full filesystem must not kill a writer.
+
+The file is versioned by the names of its cells: another layout is not read but made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from forkd.errors import CODES
+
+SLOTS = 64
+"""Worker slots, 1 to SLOTS.  Old and new generations sit side by side during a reload."""
+
+MASTER_ROW = 0
+KEEPER_ROW = SLOTS + 1
+ROWS = SLOTS + 2
+
+DURATION_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
+"""Upper bounds in seconds of the transfer-duration histogram; one bucket more is +Inf."""
+SIZE_BOUNDS = tuple(float(4**n * 1024) for n in range(0, 14, 1))
+"""Upper bounds in bytes of the transfer-size histogram (1 KiB to 64 GiB); then +Inf."""
+
+DIRECTIONS = ("up", "down")
+OUTCOMES = ("ok", "failed")
+LOGINS = ("ok", "failed", "remembered")
+
+
+class State(IntEnum):
+    """What the process in a slot is doing."""
+
+    FREE = 0
+    STARTING = 1
+    SERVING = 2
+    DRAINING = 3
+
+
+GAUGES = (
+    "pid",
+    "generation",
+    "state",
+    "started_ms",  # wall clock, milliseconds since 1970
+    "beat_ns",  # CLOCK_MONOTONIC of the last turn of the loop
+    "sessions",
+    "transfers",
+    "parked",
+    "partials",
+)
+
+
+def _counters() -> tuple[str, ...]:
+    names = ["connections_total", "sessions_total", "commands_total", "events_total"]
+    names += [f"logins_total:{outcome}" for outcome in LOGINS]
+    names += ["registrations_total", "partials_expired_total", "repairs_total"]
+    names += ["restarts_total", "reloads_total:ok", "reloads_total:failed", "started_total"]
+    for direction in DIRECTIONS:
+        names.append(f"bytes_total:{direction}")
+        names += [f"transfers_total:{direction}:{outcome}" for outcome in OUTCOMES]
+        names += [f"duration_us_sum:{direction}", f"size_sum:{direction}"]
+        names += [f"duration_bucket:{direction}:{i}" for i in range(len(DURATION_BOUNDS) + 1)]
+        names += [f"size_bucket:{direction}:{i}" for i in range(len(SIZE_BOUNDS) + 1)]
+    names += [f"refusals_total:{code}" for code in CODES]
+    return tuple(names)
+
+
+COUNTERS = _counters()
+CELLS = GAUGES + COUNTERS
+INDEX = {name: i for i, name in enumerate(CELLS)}
+_ROW_BYTES = (len(CELLS) * 8 + 63) // 64 * 64
+_HEADER = struct.Struct("<16s16sQ")
+_HEADER_BYTES = 4096
+_MAGIC = b"forkd scoreboard"
+_LAYOUT = hashlib.sha256("\n".join(CELLS).encode()).digest()[:16]
+FILE_BYTES = _HEADER_BYTES + ROWS * _ROW_BYTES
+
+
+class Row:
+    """The cells of one writer."""
+
+    __slots__ = ("_cells",)
+
+    def __init__(self, cells: memoryview) -> None:
+        self._cells = cells
+
+    def get(self, name: str) -> int:
+        return int(self._cells[INDEX[name]])
+
+    def set(self, name: str, value: int) -> None:
+        self._cells[INDEX[name]] = value
+
+    def add(self, name: str, amount: int = 1) -> None:
+        self._cells[INDEX[name]] += amount
+
+    def take_seat(self, pid: int, generation: int, started_ms: int) -> None:
+        """Begin as a new process in this slot: gauges are zeroed, counters kept."""
+        for name in GAUGES:
+            self.set(name, 0)
+        self.set("pid", pid)
+        self.set("generation", generation)
+        self.set("started_ms", started_ms)
+
+    def clear_gauges(self) -> None:
+        """The process in this slot is gone."""
+        for name in GAUGES:
+            self.set(name, 0)
+
+    def transfer(self, direction: str, size: int, seconds: float, ok: bool) -> None:
+        """Count one transfer that ended; `size` is the bytes moved."""
+        self.add(f"transfers_total:{direction}:{'ok' if ok else 'failed'}")
+        if not ok:
+            return
+        self.add(f"duration_us_sum:{direction}", int(seconds * 1e6))
+        self.add(f"size_sum:{direction}", size)
+        self.add(f"duration_bucket:{direction}:{_bucket(DURATION_BOUNDS, seconds)}")
+        self.add(f"size_bucket:{direction}:{_bucket(SIZE_BOUNDS, size)}")
+
+
+def _bucket(bounds: tuple[float, ...], value: float) -> int:
+    for i, bound in enumerate(bounds):
+        if value <= bound:
+            return i
+    return len(bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One occupied worker slot, as a reader sees it."""
+
+    slot: int
+    pid: int
+    generation: int
+    state: State
+    started_ms: int
+    beat_ns: int
+    sessions: int
+    transfers: int
+
+
+class Scoreboard:
+    """The mapped file.  `create` is for the master; the children inherit the mapping."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._map = mmap.mmap(fd, FILE_BYTES)
+        view = memoryview(self._map)
+        self.rows = [
+            Row(view[at : at + len(CELLS) * 8].cast("Q"))
+            for at in (_HEADER_BYTES + i * _ROW_BYTES for i in range(ROWS))
+        ]
+
+    @classmethod
+    def create(cls, path: str) -> Scoreboard:
+        """Open the file, or make it anew where it is missing or of another layout."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            header = os.pread(fd, _HEADER.size, 0)
+            same = len(header) == _HEADER.size and _HEADER.unpack(header)[:2] == (_MAGIC, _LAYOUT)
+            if not same or os.fstat(fd).st_size != FILE_BYTES:
+                os.close(fd)
+                fd = _fresh(path)
+            return cls(path, fd)
+        finally:
+            os.close(fd)
+
+    def seats(self) -> Iterator[Seat]:
+        """The worker slots somebody sits in."""
+        for slot in range(1, SLOTS + 1):
+            row = self.rows[slot]
+            state = row.get("state")
+            if row.get("pid") and state in State.__members__.values():
+                yield Seat(
+                    slot,
+                    row.get("pid"),
+                    row.get("generation"),
+                    State(state),
+                    row.get("started_ms"),
+                    row.get("beat_ns"),
+                    row.get("sessions"),
+                    row.get("transfers"),
+                )
+
+    def total(self, name: str) -> int:
+        """The sum of one cell over all rows."""
+        index = INDEX[name]
+        return sum(row._cells[index] for row in self.rows)
+
+
+def _fresh(path: str) -> int:
+    """A new file under the name: whoever still maps the old one is not disturbed."""
+    temporary = f"{path}.{os.getpid()}"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    os.posix_fallocate(fd, 0, FILE_BYTES)
+    os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT, 0), 0)
+    os.rename(temporary, path)
+    return fd
