@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from forkd.configlines import line_of, syntax_problem
 from forkd.errors import ConfigError
 from forkd.listen import ListenAddress, parse_listen
 from forkd.units import Bytes, Seconds, parse_bytes, parse_seconds
@@ -38,7 +39,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
     native: tuple[ListenAddress, ...] = (
-        ListenAddress("inet", "0.0.0.0", 3675),
+        ListenAddress("inet", "0.0.0.0", 3675),  # noqa: S104 - a server's default
         ListenAddress("inet6", "::", 3675),
         ListenAddress("unix", "/run/forkd/forkd.sock", 0),
     )
@@ -118,18 +119,23 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
 
 
+RUNTIME_DIR_MAX = 86
+"""Bytes: what unix(7) allows for a socket's path, less the longest name of ours."""
+
+_COMMAND_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 PERMISSIONS = ("list", "read", "write", "replace", "delete", "mkdir", "move", "passwd")
 
 
 def default_text() -> str:
     """The commented default configuration that etc/forkd.toml also holds."""
-    return resources.files("forkd").joinpath("forkd.toml").read_text()
+    return resources.files("forkd").joinpath("forkd.toml").read_text(encoding="utf-8")
 
 
 def load(path: str) -> Config:
     """Read and validate a file.  Raises ConfigError naming file, line, key and reason."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
@@ -142,9 +148,9 @@ def parse(text: str, source: str) -> Config:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{source}: is not TOML: {error}"]) from None
+        raise ConfigError([syntax_problem(source, error)]) from None
     problems: list[str] = []
-    sections = {}
+    sections: dict[str, Any] = {}
     hints = get_type_hints(Config)
     for name, value in raw.items():
         if name not in hints or name == "source":
@@ -156,7 +162,7 @@ def parse(text: str, source: str) -> Config:
     if problems:
         raise ConfigError(problems)
     config = Config(**sections, source=source)
-    problems.extend(f"{source}:{_line(text, key)}: {key}: {why}" for key, why in _cross(config))
+    problems.extend(f"{source}:{line_of(text, key)}: {key}: {why}" for key, why in _cross(config))
     if problems:
         raise ConfigError(problems)
     return config
@@ -165,7 +171,9 @@ def parse(text: str, source: str) -> Config:
 def _commands(text: str, source: str, value: Any, problems: list[str]) -> dict[str, Command]:
     commands: dict[str, Command] = {}
     if not isinstance(value, dict):
-        problems.append(f"{source}: commands: must be tables such as [commands.df]")
+        problems.append(
+            f"{source}:{line_of(text, 'commands')}: commands: must be tables such as [commands.df]"
+        )
         return commands
     for name, table in value.items():
         command = _section(text, source, f"commands.{name}", Command, table, problems)
@@ -179,7 +187,7 @@ def _section(
 ) -> Any | None:
     """Convert one table key by key, so that every problem of it is found."""
     if not isinstance(value, dict):
-        problems.append(f"{source}:{_line(text, name)}: {name}: must be a table [{name}]")
+        problems.append(f"{source}:{line_of(text, name)}: {name}: must be a table [{name}]")
         return None
     hints = get_type_hints(kind, include_extras=True)
     fields: dict[str, Any] = {}
@@ -190,11 +198,11 @@ def _section(
         try:
             fields[key] = _convert(item, hints[key])
         except (ValueError, msgspec.ValidationError) as error:
-            where = f"{source}:{_line(text, f'{name}.{key}')}"
+            where = f"{source}:{line_of(text, f'{name}.{key}')}"
             problems.append(f"{where}: {name}.{key}: {_reason(error)}")
     required = {f.name for f in msgspec.structs.fields(kind) if f.required}
     for key in sorted(required - value.keys()):
-        problems.append(f"{source}:{_line(text, name)}: {name}.{key}: is missing")
+        problems.append(f"{source}:{line_of(text, name)}: {name}.{key}: is missing")
     if required - fields.keys():
         return None
     return kind(**fields)
@@ -202,6 +210,8 @@ def _section(
 
 def _convert(value: Any, hint: Any) -> Any:
     """One value to its type; sizes, durations and addresses have readers of their own."""
+    if any(isinstance(text, str) and "\0" in text for text in _texts(value)):
+        raise ValueError("contains a NUL character")
     choices = set(get_args(hint)) if get_origin(hint) is not Annotated else set()
     if hint is Seconds:
         return parse_seconds(value)
@@ -216,6 +226,13 @@ def _convert(value: Any, hint: Any) -> Any:
     return msgspec.convert(value, hint)
 
 
+def _texts(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        yield from value
+    else:
+        yield value
+
+
 def _reason(error: Exception) -> str:
     return str(error).replace(" - at `$`", "").replace("`", "'")
 
@@ -224,53 +241,84 @@ def _unknown(text: str, source: str, section: str, key: str, known: list[str]) -
     dotted = f"{section}.{key}" if section else key
     close = difflib.get_close_matches(key, known, n=1)
     hint = f" ({close[0]}?)" if close else f" (known: {', '.join(known)})"
-    return f"{source}:{_line(text, dotted)}: {dotted}: unknown key{hint}"
-
-
-def _line(text: str, dotted: str) -> int:
-    """The line of a key, found by its table heading and name; 1 where it can't be told."""
-    section, _, key = dotted.rpartition(".")
-    here, heading = "", 1
-    for number, line in enumerate(text.splitlines(), 1):
-        table = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
-        if table:
-            here = table[1].replace('"', "")
-            if here == dotted:
-                return number
-            if here == section:
-                heading = number
-        name = re.match(r"\s*([A-Za-z0-9_\-\"]+)\s*=", line)
-        if name and here == section and name[1].strip('"') == key:
-            return number
-    return heading
+    return f"{source}:{line_of(text, dotted)}: {dotted}: unknown key{hint}"
 
 
 def _cross(config: Config) -> Iterator[tuple[str, str]]:
     """What no single key can tell: (key, reason) of each contradiction."""
-    if not config.listen.native:
-        yield "listen.native", "names no address: nobody could connect"
-    if len(set(config.listen.native)) != len(config.listen.native):
-        yield "listen.native", "names the same address twice"
+    yield from _cross_addresses(config)
+    yield from _cross_paths(config)
+    for section, key in _NEVER_ZERO:
+        if not getattr(getattr(config, section), key):
+            yield f"{section}.{key}", "must be longer than 0"
     if config.tls.mode == "files":
         for key in ("cert", "key"):
             if not getattr(config.tls, key):
                 yield f"tls.{key}", "must name a PEM file when tls.mode is 'files'"
-    if config.metrics.listen:
-        try:
-            address = parse_listen(config.metrics.listen)
-            if address.family == "unix":
-                yield "metrics.listen", "must be host:port, or '' for no metrics"
-        except ValueError as error:
-            yield "metrics.listen", str(error)
-    for key in ("state_dir", "runtime_dir", "pidfile"):
-        if not Path(getattr(config.server, key)).is_absolute():
-            yield f"server.{key}", "must be an absolute path"
-    if not Path(config.storage.path).is_absolute():
-        yield "storage.path", "must be an absolute path"
     if config.server.group and not config.server.user:
         yield "server.group", "is given without server.user"
-    for unknown in set(config.register.permissions or ()) - set(PERMISSIONS):
+    for unknown in sorted(set(config.register.permissions or ()) - set(PERMISSIONS)):
         yield "register.permissions", f"{unknown!r} is none of {', '.join(PERMISSIONS)}"
     for name, command in config.commands.items():
-        if not Path(command.exec[0]).is_absolute() and "/" in command.exec[0]:
-            yield f"commands.{name}.exec", "must be a bare program name or an absolute path"
+        yield from _cross_command(name, command)
+
+
+_NEVER_ZERO = (
+    ("server", "watchdog_timeout"),
+    ("limits", "login_timeout"),
+    ("limits", "idle_timeout"),
+    ("limits", "stall_timeout"),
+)
+
+
+def _cross_addresses(config: Config) -> Iterator[tuple[str, str]]:
+    if not config.listen.native:
+        yield "listen.native", "names no address: nobody could connect"
+    fixed = [
+        address for address in config.listen.native if address.family == "unix" or address.port
+    ]
+    if len(set(fixed)) != len(fixed):
+        yield "listen.native", "names the same address twice"
+    if not config.metrics.listen:
+        return
+    try:
+        address = parse_listen(config.metrics.listen)
+    except ValueError as error:
+        yield "metrics.listen", str(error)
+        return
+    if address.family == "unix":
+        yield "metrics.listen", "must be host:port, or '' for no metrics"
+    elif address in fixed:
+        yield "metrics.listen", "is an address of listen.native"
+
+
+def _cross_paths(config: Config) -> Iterator[tuple[str, str]]:
+    needed = {
+        "server.state_dir": config.server.state_dir,
+        "server.runtime_dir": config.server.runtime_dir,
+        "server.pidfile": config.server.pidfile,
+        "storage.path": config.storage.path,
+    }
+    optional = {
+        "tls.cert": config.tls.cert,
+        "tls.key": config.tls.key,
+        "log.file": config.log.file,
+    }
+    for key, path in needed.items():
+        if not Path(path).is_absolute():
+            yield key, "must be an absolute path"
+    for key, path in optional.items():
+        if path and not Path(path).is_absolute():
+            yield key, "must be an absolute path"
+    if len(config.server.runtime_dir.encode(errors="surrogateescape")) > RUNTIME_DIR_MAX:
+        yield "server.runtime_dir", f"is too long for sockets: at most {RUNTIME_DIR_MAX} bytes"
+
+
+def _cross_command(name: str, command: Command) -> Iterator[tuple[str, str]]:
+    program = command.exec[0]
+    if not _COMMAND_NAME.fullmatch(name):
+        yield f"commands.{name}", "a name is 1 to 64 letters, digits, '_', '-' or '.'"
+    if not program or ("/" in program and not Path(program).is_absolute()):
+        yield f"commands.{name}.exec", "must begin with a bare program name or an absolute path"
+    if not command.timeout:
+        yield f"commands.{name}.timeout", "must be longer than 0"

@@ -61,7 +61,7 @@ CODES: dict[str, tuple[Fault, bool]] = {
 CODE_INDEX: dict[str, int] = {code: i for i, code in enumerate(CODES)}
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an accident
     """A request that was not carried out.  `code` is one of CODES; `message` is one sentence."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -89,6 +89,9 @@ class ConfigError(Exception):
 class StartError(Exception):
     """The daemon cannot start or reload: an address in use, a folder that cannot be written."""
 
+
+_SHOWN = 256
+"""Characters of a name that a message repeats."""
 
 _ERRNO: dict[int, tuple[str, str]] = {
     errno.ENOENT: ("not-found", "there is no {what}"),
@@ -118,7 +121,12 @@ def from_oserror(error: OSError, what: str) -> Refusal:
     code, sentence = _ERRNO.get(
         error.errno or 0, ("io-error", "the storage failed on {what} (" + _symbol(error) + ")")
     )
-    return Refusal(code, sentence.format(what=repr(what) if what else "the account's folder"))
+    return Refusal(code, sentence.format(what=_quoted(what) if what else "the account's folder"))
+
+
+def _quoted(what: str) -> str:
+    """A name for a sentence: printable, and short enough for an answer's meta."""
+    return repr(what) if len(what) <= _SHOWN else repr(what[:_SHOWN]) + "..."
 
 
 def _symbol(error: OSError) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+_ANY = "0.0.0.0"  # noqa: S104 - what an address without a host means
+
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
@@ -17,7 +19,8 @@ class ListenAddress:
     def __str__(self) -> str:
         if self.family == "unix":
             return f"unix:{self.host}"
-        return f"[{self.host}]:{self.port}" if self.family == "inet6" else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if self.family == "inet6" else self.host
+        return f"{host}:{self.port}"
 
 
 def parse_listen(text: str) -> ListenAddress:
@@ -35,6 +38,6 @@ def parse_listen(text: str) -> ListenAddress:
     try:
         if host.startswith("[") and host.endswith("]"):
             return ListenAddress("inet6", str(ipaddress.IPv6Address(host[1:-1])), int(port))
-        return ListenAddress("inet", str(ipaddress.IPv4Address(host or "0.0.0.0")), int(port))
+        return ListenAddress("inet", str(ipaddress.IPv4Address(host or _ANY)), int(port))
     except ipaddress.AddressValueError:
         raise ValueError(f"{text!r}: {host!r} is not an IP address (IPv6 in brackets)") from None

@@ -19,7 +19,7 @@ class _Link(Struct, frozen=True, tag_field="m"):
 # master -> child
 
 
-class Drain(_Link, tag="drain"):
+class Drain(_Link, frozen=True, tag="drain"):
     """Take no new session, end the idle ones, leave when the transfers are done.
 
     After `timeout` seconds the rest is cut; None: a transfer may take as long as it progresses.
@@ -28,32 +28,32 @@ class Drain(_Link, tag="drain"):
     timeout: float | None = None
 
 
-class ListSessions(_Link, tag="list-sessions"):
+class ListSessions(_Link, frozen=True, tag="list-sessions"):
     """Ask a worker for `SessionPage`s."""
 
     tag: int
 
 
-class Kick(_Link, tag="kick"):
+class Kick(_Link, frozen=True, tag="kick"):
     """End one session; answered by `Answer` with {"kicked": bool}."""
 
     tag: int
     session: str
 
 
-class AccountChanged(_Link, tag="account-changed"):
+class AccountChanged(_Link, frozen=True, tag="account-changed"):
     """An account was changed or removed: forget what is remembered of it, look at it anew."""
 
     name: str
 
 
-class Reap(_Link, tag="reap"):
+class Reap(_Link, frozen=True, tag="reap"):
     """To the keeper: the process in this slot is gone, return what it had reserved."""
 
     slot: int
 
 
-class Verify(_Link, tag="verify"):
+class Verify(_Link, frozen=True, tag="verify"):
     """To the keeper: compare ledger and disk; answered by `Answer` with {"accounts": [...]}.
 
     Each account: {"user", "charged", "actual", "drift", "fixed", "exact"}.
@@ -67,17 +67,17 @@ class Verify(_Link, tag="verify"):
 # child -> master
 
 
-class Ready(_Link, tag="ready"):
+class Ready(_Link, frozen=True, tag="ready"):
     """The child serves."""
 
 
-class Unable(_Link, tag="unable"):
+class Unable(_Link, frozen=True, tag="unable"):
     """The child cannot start, and why; it exits."""
 
     reason: str
 
 
-class SessionPage(_Link, tag="session-page"):
+class SessionPage(_Link, frozen=True, tag="session-page"):
     """A part of the answer to `ListSessions`."""
 
     tag: int
@@ -85,7 +85,7 @@ class SessionPage(_Link, tag="session-page"):
     more: bool
 
 
-class Answer(_Link, tag="answer"):
+class Answer(_Link, frozen=True, tag="answer"):
     """The answer to a tagged question."""
 
     tag: int
@@ -129,50 +129,43 @@ class _Control(Struct, frozen=True, tag_field="op"):
     pass
 
 
-class Status(_Control, tag="status"):
+class Status(_Control, frozen=True, tag="status"):
     pass
 
 
-class Reload(_Control, tag="reload"):
+class Reload(_Control, frozen=True, tag="reload"):
     pass
 
 
-class Stop(_Control, tag="stop"):
+class Stop(_Control, frozen=True, tag="stop"):
     now: bool = False
 
 
-class Sessions(_Control, tag="sessions"):
+class Sessions(_Control, frozen=True, tag="sessions"):
     pass
 
 
-class KickSession(_Control, tag="kick"):
+class KickSession(_Control, frozen=True, tag="kick"):
     session: str
 
 
-class Workers(_Control, tag="workers"):
+class Workers(_Control, frozen=True, tag="workers"):
     """Serve with this many workers until the next reload; 0 = one for each CPU."""
 
     count: int
 
 
-class TellAccountChanged(_Control, tag="account-changed"):
+class TellAccountChanged(_Control, frozen=True, tag="account-changed"):
     name: str
 
 
-class VerifyQuota(_Control, tag="quota-verify"):
+class VerifyQuota(_Control, frozen=True, tag="quota-verify"):
     user: str | None = None
     fix: bool = False
 
 
 ControlRequest = (
-    Status
-    | Reload
-    | Stop
-    | Sessions
-    | KickSession
-    | Workers
-    | TellAccountChanged
-    | VerifyQuota
+    Status | Reload | Stop | Sessions | KickSession | Workers | TellAccountChanged | VerifyQuota
 )
 
 
@@ -183,17 +176,17 @@ class _ControlAnswer(Struct, frozen=True, tag_field="a"):
     pass
 
 
-class Progress(_ControlAnswer, tag="progress"):
+class Progress(_ControlAnswer, frozen=True, tag="progress"):
     """A line to show while the request is worked on."""
 
     line: str
 
 
-class Done(_ControlAnswer, tag="done"):
+class Done(_ControlAnswer, frozen=True, tag="done"):
     body: dict[str, Any] = {}
 
 
-class Failed(_ControlAnswer, tag="failed"):
+class Failed(_ControlAnswer, frozen=True, tag="failed"):
     """`code` is for programs, `message` for people."""
 
     code: str

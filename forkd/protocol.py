@@ -86,10 +86,11 @@ Event = Message | DataHead
 class Engine:
     """Cuts a byte stream into events.  Feed it with `receive`, ask `next_event` until None."""
 
-    __slots__ = ("_accepts", "_broken", "_buffer", "_offset", "payload_left")
+    __slots__ = ("_accepts", "_broken", "_buffer", "_data_flags", "_offset", "payload_left")
 
     def __init__(self, role: Role) -> None:
         self._accepts = _FROM_CLIENT if role is Role.SERVER else _FROM_SERVER
+        self._data_flags = LAST if role is Role.SERVER else 0
         self._buffer = bytearray()
         self._offset = 0
         self._broken: FrameError | None = None
@@ -136,6 +137,10 @@ class Engine:
             raise AssertionError("bypass beyond the payload or past buffered bytes")
         self.payload_left -= count
 
+    def discard(self) -> None:
+        """Drop what is buffered; for a connection that is being closed."""
+        self._advance(self.buffered)
+
     def _advance(self, count: int) -> None:
         self._offset += count
         if self._offset == len(self._buffer):
@@ -174,7 +179,7 @@ class Engine:
             raise FrameError("this is not the forkd protocol: the first byte is no frame type")
         if frame_type not in self._accepts:
             raise FrameError(f"a {frame_type.name} frame does not come from this side")
-        if flags & ~(LAST if frame_type is Type.DATA else 0):
+        if flags & ~(self._data_flags if frame_type is Type.DATA else 0):
             raise FrameError(f"unknown flags {flags:#04x} on a {frame_type.name} frame")
         if meta_len > META_MAX:
             raise FrameError(f"meta of {meta_len} bytes; at most {META_MAX} are allowed")
@@ -197,15 +202,20 @@ def frame(
     *,
     flags: int = 0,
 ) -> bytes:
-    """One whole frame.  `meta` is anything that encodes to a JSON object; None sends no meta."""
+    """One whole frame.  `meta` is anything that encodes to a JSON object; None sends no meta.
+
+    Raises FrameError when the meta is too long for a frame.
+    """
     return head(frame_type, ident, meta, len(payload), flags=flags) + payload
 
 
 def head(
     frame_type: Type, ident: int, meta: object = None, length: int = 0, *, flags: int = 0
 ) -> bytes:
-    """The head of a frame whose `length` payload bytes are sent after it."""
+    """The head of a frame whose `length` payload bytes are sent after it.  Raises FrameError."""
     body = b"" if meta is None else _encode(meta)
+    if len(body) > META_MAX:
+        raise FrameError(f"meta of {len(body)} bytes; at most {META_MAX} are allowed")
     return HEADER.pack(frame_type, flags, len(body), ident, length) + body
 
 

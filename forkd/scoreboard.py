@@ -35,6 +35,7 @@ DURATION_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7
 SIZE_BOUNDS = tuple(float(4**n * 1024) for n in range(0, 14, 1))
 """Upper bounds in bytes of the transfer-size histogram (1 KiB to 64 GiB); then +Inf."""
 
+DOORS = ("native", "ftp")
 DIRECTIONS = ("up", "down")
 OUTCOMES = ("ok", "failed")
 LOGINS = ("ok", "failed", "remembered")
@@ -48,6 +49,8 @@ class State(IntEnum):
     SERVING = 2
     DRAINING = 3
 
+
+_OCCUPIED = frozenset(State) - {State.FREE}
 
 GAUGES = (
     "pid",
@@ -67,9 +70,11 @@ def _counters() -> tuple[str, ...]:
     names += [f"logins_total:{outcome}" for outcome in LOGINS]
     names += ["registrations_total", "partials_expired_total", "repairs_total"]
     names += ["restarts_total", "reloads_total:ok", "reloads_total:failed", "started_total"]
+    for door in DOORS:
+        for direction in DIRECTIONS:
+            names.append(f"bytes_total:{door}:{direction}")
+            names += [f"transfers_total:{door}:{direction}:{outcome}" for outcome in OUTCOMES]
     for direction in DIRECTIONS:
-        names.append(f"bytes_total:{direction}")
-        names += [f"transfers_total:{direction}:{outcome}" for outcome in OUTCOMES]
         names += [f"duration_us_sum:{direction}", f"size_sum:{direction}"]
         names += [f"duration_bucket:{direction}:{i}" for i in range(len(DURATION_BOUNDS) + 1)]
         names += [f"size_bucket:{direction}:{i}" for i in range(len(SIZE_BOUNDS) + 1)]
@@ -106,9 +111,9 @@ class Row:
         self._cells[INDEX[name]] += amount
 
     def take_seat(self, pid: int, generation: int, started_ms: int) -> None:
-        """Begin as a new process in this slot: gauges are zeroed, counters kept."""
-        for name in GAUGES:
-            self.set(name, 0)
+        """Begin as a new process in this slot, STARTING: gauges are zeroed, counters kept."""
+        self.clear_gauges()
+        self.set("state", State.STARTING)
         self.set("pid", pid)
         self.set("generation", generation)
         self.set("started_ms", started_ms)
@@ -118,9 +123,13 @@ class Row:
         for name in GAUGES:
             self.set(name, 0)
 
-    def transfer(self, direction: str, size: int, seconds: float, ok: bool) -> None:
-        """Count one transfer that ended; `size` is the bytes moved."""
-        self.add(f"transfers_total:{direction}:{'ok' if ok else 'failed'}")
+    def transfer(self, door: str, direction: str, size: int, seconds: float, ok: bool) -> None:
+        """Count one transfer that ended: `size` bytes were moved in `seconds`.
+
+        The histograms tell of complete transfers only.  `bytes_total` is not touched: it is
+        counted while the bytes move.
+        """
+        self.add(f"transfers_total:{door}:{direction}:{'ok' if ok else 'failed'}")
         if not ok:
             return
         self.add(f"duration_us_sum:{direction}", int(seconds * 1e6))
@@ -164,14 +173,14 @@ class Scoreboard:
 
     @classmethod
     def create(cls, path: str) -> Scoreboard:
-        """Open the file, or make it anew where it is missing or of another layout."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        """Open the file, or make it anew where it is missing or of another layout.
+
+        Raises OSError, also when the filesystem has no room for the whole file.
+        """
+        fd = _existing(path)
+        if fd is None:
+            fd = _fresh(path)
         try:
-            header = os.pread(fd, _HEADER.size, 0)
-            same = len(header) == _HEADER.size and _HEADER.unpack(header)[:2] == (_MAGIC, _LAYOUT)
-            if not same or os.fstat(fd).st_size != FILE_BYTES:
-                os.close(fd)
-                fd = _fresh(path)
             return cls(path, fd)
         finally:
             os.close(fd)
@@ -181,7 +190,7 @@ class Scoreboard:
         for slot in range(1, SLOTS + 1):
             row = self.rows[slot]
             state = row.get("state")
-            if row.get("pid") and state in State.__members__.values():
+            if row.get("pid") and state in _OCCUPIED:
                 yield Seat(
                     slot,
                     row.get("pid"),
@@ -199,11 +208,35 @@ class Scoreboard:
         return sum(row._cells[index] for row in self.rows)
 
 
+def _existing(path: str) -> int | None:
+    """The file of an earlier run, if it has this layout; its counters go on."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        header = os.pread(fd, _HEADER.size, 0)
+        same = len(header) == _HEADER.size and _HEADER.unpack(header)[:2] == (_MAGIC, _LAYOUT)
+        if same and os.fstat(fd).st_size == FILE_BYTES:
+            os.posix_fallocate(fd, 0, FILE_BYTES)  # a copied file may have holes
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
 def _fresh(path: str) -> int:
     """A new file under the name: whoever still maps the old one is not disturbed."""
     temporary = f"{path}.{os.getpid()}"
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-    os.posix_fallocate(fd, 0, FILE_BYTES)
-    os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT, 0), 0)
-    os.rename(temporary, path)
+    try:
+        os.posix_fallocate(fd, 0, FILE_BYTES)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT, 0), 0)
+        os.rename(temporary, path)
+    except BaseException:
+        os.close(fd)
+        os.unlink(temporary)
+        raise
     return fd

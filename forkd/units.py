@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|[KMGTP]i?B?)?\s*$", re.IGNORECASE)
-_SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$")
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|[KMGTP]i?B?)?\s*$", re.IGNORECASE | re.ASCII)
+_SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$", re.ASCII)
 _POWER = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+MAX_BYTES = 1 << 62
+MAX_SECONDS = 100_000 * 86400.0
 
 
 class Bytes(int):
@@ -18,31 +22,38 @@ class Seconds(float):
     """A duration, written as 30, "30s", "10m", "24h" or "7d"."""
 
 
-def parse_bytes(text: str | int) -> Bytes:
-    """Read a size; raises ValueError."""
+def parse_bytes(text: object) -> Bytes:
+    """Read a size, a text or a whole number; raises ValueError."""
+    if isinstance(text, bool) or not isinstance(text, (int, str)):
+        raise ValueError("a size is a number of bytes or a text such as '64 MiB'")
     if isinstance(text, int):
-        if isinstance(text, bool) or text < 0:
-            raise ValueError("a size is a number of bytes, zero or more")
-        return Bytes(text)
-    match = _SIZE.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a size (examples: 4096, '64 MiB', '1 GiB')")
-    unit = (match[2] or "").upper()
-    return Bytes(float(match[1]) * 1024 ** _POWER[unit[:1]] if unit else float(match[1]))
+        count = Fraction(text)
+    else:
+        match = _SIZE.match(text)
+        if not match:
+            raise ValueError(f"{text!r} is not a size (examples: 4096, '64 MiB', '1 GiB')")
+        count = Fraction(match[1]) * 1024 ** _POWER[(match[2] or "").upper()[:1]]
+    if not 0 <= count <= MAX_BYTES:
+        raise ValueError("a size is at least 0 and at most 4096 PiB")
+    return Bytes(count)
 
 
-def parse_seconds(text: str | float) -> Seconds:
-    """Read a duration; raises ValueError."""
-    if isinstance(text, bool):
+def parse_seconds(text: object) -> Seconds:
+    """Read a duration, a text or a number of seconds; raises ValueError."""
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
         raise ValueError("a duration is a number of seconds or a text such as '30s'")
-    if isinstance(text, (int, float)):
-        if not 0 <= text < 1e10:
-            raise ValueError("a duration is zero or more seconds")
-        return Seconds(text)
-    match = _SPAN.match(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a duration (examples: 30, '30s', '10m', '24h', '7d')")
-    return Seconds(float(match[1]) * _SECONDS[match[2] or "s"])
+    if isinstance(text, str):
+        match = _SPAN.match(text)
+        if not match:
+            raise ValueError(
+                f"{text!r} is not a duration (examples: 30, '30s', '10m', '24h', '7d')"
+            )
+        seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    else:
+        seconds = text
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ValueError("a duration is at least 0 and at most 100000 days")
+    return Seconds(seconds)
 
 
 def format_bytes(count: float) -> str:

@@ -6,7 +6,7 @@ understands what it can of a newer client.  Nothing here does I/O.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,88 +17,91 @@ Size = Annotated[int, Meta(ge=0, le=(1 << 62))]
 Path = Annotated[str, Meta(max_length=4096)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Secret = Annotated[str, Meta(min_length=1, max_length=1024)]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Label = Annotated[str, Meta(max_length=128)]
+Mtime = Annotated[float, Meta(ge=-1e11, le=1e11)]
+"""Seconds since 1970; the bounds are those a file's time can be set to."""
 
 
 class Request(Struct, frozen=True, tag_field="op", forbid_unknown_fields=False):
     """Base of all requests."""
 
 
-class Hello(Request, tag="hello"):
+class Hello(Request, frozen=True, tag="hello"):
     versions: list[int]
     agent: Label = ""
 
 
-class Auth(Request, tag="auth"):
+class Auth(Request, frozen=True, tag="auth"):
     user: Name
     password: Secret
 
 
-class Register(Request, tag="register"):
+class Register(Request, frozen=True, tag="register"):
     user: Name
     password: Secret
 
 
-class Put(Request, tag="put"):
+class Put(Request, frozen=True, tag="put"):
+    """With `check` the upload is digested block by block; the digest comes here or at the end."""
+
     path: Path
     size: Size
     digest: Digest | None = None
     check: bool = False
-    """The upload is digested block by block; the digest comes here or with the last DATA."""
     client: Label = ""
     tag: Label = ""
-    mtime: float | None = None
+    mtime: Mtime | None = None
     parents: bool = False
     replace: bool = True
     restart: bool = False
 
 
-class Get(Request, tag="get"):
+class Get(Request, frozen=True, tag="get"):
     path: Path
     offset: Size = 0
     length: Size | None = None
     check: bool = False
 
 
-class List(Request, tag="list"):
+class List(Request, frozen=True, tag="list"):
     path: Path = ""
 
 
-class Stat(Request, tag="stat"):
+class Stat(Request, frozen=True, tag="stat"):
     path: Path = ""
 
 
-class Mkdir(Request, tag="mkdir"):
+class Mkdir(Request, frozen=True, tag="mkdir"):
     path: Path
     parents: bool = False
 
 
-class Move(Request, tag="move"):
+class Move(Request, frozen=True, tag="move"):
     path: Path
     to: Path
     replace: bool = False
 
 
-class Remove(Request, tag="remove"):
+class Remove(Request, frozen=True, tag="remove"):
     path: Path
     recursive: bool = False
 
 
-class Quota(Request, tag="quota"):
+class Quota(Request, frozen=True, tag="quota"):
     pass
 
 
-class Passwd(Request, tag="passwd"):
+class Passwd(Request, frozen=True, tag="passwd"):
     old: Secret
     new: Secret
 
 
-class Run(Request, tag="run"):
+class Run(Request, frozen=True, tag="run"):
     command: Name
 
 
-class Bye(Request, tag="bye"):
+class Bye(Request, frozen=True, tag="bye"):
     pass
 
 
@@ -131,16 +134,16 @@ class _Op(Struct, frozen=True):
     op: str
 
 
-_decode = msgspec.json.Decoder(AnyRequest).decode
+_decoder: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _decode_op = msgspec.json.Decoder(_Op).decode
 _decode_end = msgspec.json.Decoder(UploadEnd).decode
-OPS = frozenset(cls.__struct_config__.tag for cls in AnyRequest.__args__)
+OPS = frozenset(str(kind.__struct_config__.tag) for kind in get_args(AnyRequest))
 
 
 def decode_request(meta: bytes) -> AnyRequest:
     """The typed request of a REQUEST frame.  Raises Refusal (unknown-verb, bad-request)."""
     try:
-        return _decode(meta)
+        return _decoder.decode(meta)
     except RecursionError:
         raise Refusal("bad-request", "the request is nested too deeply") from None
     except msgspec.MsgspecError as error:

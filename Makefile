@@ -1,0 +1,39 @@
+# make demo    a server in ./.demo, with an account and lines to copy into a second terminal
+# make test    the whole test suite
+# Both need git, make and python3 with venv, nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format format-check types clean
+
+demo: $(STAMP)
+	@exec $(BIN)/forkd demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+lint: $(STAMP) format-check
+	$(BIN)/ruff check .
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made anew where pyproject.toml is newer; the stamp comes last, so a broken installation is repeated.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@

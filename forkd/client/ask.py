@@ -1,0 +1,72 @@
+"""Where passwords come from: standard input, the environment, a prompt.  Never the command line.
+
+A password that was asked for lives in memory only.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+
+from forkd.client.errors import ClientError
+from forkd.client.url import Url
+
+
+class PasswordError(ClientError):
+    """There is no password, and nobody to ask."""
+
+
+class Passwords:
+    """Finds passwords.  With `from_stdin` they are lines of standard input, in order of need."""
+
+    def __init__(self, from_stdin: bool) -> None:
+        self._from_stdin = from_stdin
+
+    @property
+    def ready(self) -> bool:
+        """Whether a password is there without asking a person."""
+        return self._from_stdin or "FORKC_PASSWORD" in os.environ
+
+    def current(self, url: Url) -> str:
+        """The password to log in with.  Raises PasswordError."""
+        return self._find("FORKC_PASSWORD", f"Password of {url.user} on {url.server}: ")
+
+    def new(self, url: Url, variable: str) -> str:
+        """A password to be set: asked for twice, or in the environment's `variable`."""
+        prompt = f"New password of {url.user} on {url.server}: "
+        password = self._find(variable, prompt)
+        if self._from_stdin or variable in os.environ:
+            return password
+        if self._prompt("The same again: ") != password:
+            raise PasswordError("the two passwords differ; nothing was changed")
+        return password
+
+    def _find(self, variable: str, prompt: str) -> str:
+        if self._from_stdin:
+            password = sys.stdin.readline().rstrip("\r\n")
+            if not password:
+                raise PasswordError("standard input has no line with a password")
+            return password
+        if variable in os.environ:
+            return os.environ[variable]
+        return self._prompt(prompt)
+
+    def _prompt(self, prompt: str) -> str:
+        if not os.path.exists("/dev/tty") or not _has_terminal():
+            raise PasswordError(
+                "there is no terminal to ask for a password;"
+                " set FORKC_PASSWORD or use --password-stdin"
+            )
+        password = getpass.getpass(prompt)
+        if not password:
+            raise PasswordError("no password was given")
+        return password
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

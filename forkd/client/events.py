@@ -1,0 +1,66 @@
+"""What the library tells while it works, for progress bars and logs.
+
+A listener is called from the thread that does the work; with several connections, from several
+threads.  It must not block for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """So much is about to be done.  `skipped` files are at their destination already."""
+
+    files: int
+    size: int
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A streamed transfer begins (or begins anew), `offset` of `size` bytes being there already."""
+
+    path: str
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """`count` more bytes of a streamed transfer are on their way."""
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A file arrived (`error` empty) or failed.  `path` is the one that Started named.
+
+    `size` is bytes, `digest` "" when the content was not digested, `code` the stable code of a
+    refusal, or the kind of another error.
+    """
+
+    path: str
+    size: int
+    digest: str = ""
+    error: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person would like to know: a reconnect, a restart, a skipped special file."""
+
+    text: str
+
+
+Event = Planned | Started | Moved | Finished | Note
+Listener = Callable[[Event], None]
+
+
+def nobody(_event: Event) -> None:
+    """The listener that does not listen."""

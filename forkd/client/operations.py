@@ -1,0 +1,229 @@
+"""What the commands do, for `forkc` and its shell alike: paths in, results on a screen, status out.
+
+Each returns an exit status (exits.py) or raises ClientError.  Paths are remote paths as the
+protocol has them, or local ones as Python has them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from forkd.client import exits
+from forkd.client.api import JOBS, Client
+from forkd.client.errors import ClientError, LocalError, RemoteError, printable
+from forkd.client.many import Summary
+from forkd.client.names import base, join, safe_name, to_remote
+from forkd.client.show import Screen
+from forkd.client.tree import File, Plan
+from forkd.client.upload import PutOptions
+from forkd.units import format_bytes
+from forkd.verbs import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """How files are moved.  `again`: also those that are there with the same size and mtime."""
+
+    recursive: bool = False
+    follow: bool = False
+    parents: bool = False
+    check: bool = True
+    replace: bool = True
+    again: bool = False
+    jobs: int = JOBS
+
+
+class Operations:
+    """The commands of one client, shown on one screen."""
+
+    def __init__(self, client: Client, screen: Screen) -> None:
+        self.client = client
+        self.screen = screen
+
+    def put(self, sources: Sequence[str], target: str, how: Moving) -> int:
+        """Send files, and with `recursive` folders."""
+        self.client.connect()
+        into = len(sources) > 1 or target.endswith("/") or self._is_folder(target)
+        plan = Plan()
+        for source in sources:
+            name = to_remote(os.path.basename(os.path.realpath(source)))
+            path = join(target, name) if into else target.rstrip("/")
+            self._plan_source(plan, source, path, how)
+        single = len(plan.files) == 1 and not how.recursive
+        if not how.again and not single:
+            plan = self.client.without_stored(plan)
+        options = PutOptions(
+            check=how.check, replace=how.replace, parents=how.parents or how.recursive
+        )
+        began = time.monotonic()
+        try:
+            summary = self.client.put_many(plan, options, how.jobs)
+        finally:
+            self.screen.done()
+        return self._ended("put", "sent", summary, began, single)
+
+    def get(self, paths: Sequence[str], target: str, how: Moving) -> int:
+        """Get files, and with `recursive` folders."""
+        into = len(paths) > 1 or target.endswith("/") or os.path.isdir(target)
+        plan = Plan()
+        for path in paths:
+            self._plan_remote(plan, path, target, into, how)
+        single = len(plan.files) == 1 and not how.recursive
+        if not how.again and not single:
+            plan = self.client.without_present(plan)
+        began = time.monotonic()
+        try:
+            summary = self.client.get_many(plan, how.check, how.jobs)
+        finally:
+            self.screen.done()
+        return self._ended("get", "got", summary, began, single)
+
+    def ls(self, path: str, long: bool) -> int:
+        """List a folder, or show one file, sorted by name."""
+        entry = self.client.stat(path)
+        entries = self.client.list(path) if entry.type == "folder" else [entry]
+        for item in sorted(entries, key=lambda item: item.name):
+            self.screen.result(msgspec.to_builtins(item), _line(item, long))
+        return exits.OK
+
+    def stat(self, path: str) -> int:
+        """Tell all about one file or folder."""
+        entry = self.client.stat(path)
+        text = (
+            f"name   {printable(entry.name) or '/'}\n"
+            f"type   {entry.type}\n"
+            f"size   {entry.size} ({format_bytes(entry.size)})\n"
+            f"mtime  {_time(entry.mtime)}\n"
+        )
+        self.screen.result(msgspec.to_builtins(entry), text)
+        return exits.OK
+
+    def mkdir(self, path: str, parents: bool) -> int:
+        """Make a folder."""
+        self.client.mkdir(path, parents)
+        return exits.OK
+
+    def mv(self, path: str, to: str, replace: bool) -> int:
+        """Move or rename; into `to` when it ends in "/"."""
+        self.client.move(path, join(to, base(path)) if to.endswith("/") else to, replace)
+        return exits.OK
+
+    def rm(self, path: str, recursive: bool) -> int:
+        """Remove a file or folder."""
+        removed = self.client.remove(path, recursive)
+        fields = {"command": "rm", **msgspec.to_builtins(removed)}
+        self.screen.summary(fields, f"removed {removed.files} files, {removed.folders} folders")
+        return exits.OK
+
+    def quota(self) -> int:
+        """Tell how much is used."""
+        quota = self.client.quota()
+        used = format_bytes(quota.used)
+        if quota.limit is None:
+            text = f"{used} used, no limit\n"
+        else:
+            free = format_bytes(max(0, quota.limit - quota.used))
+            text = f"{used} used of {format_bytes(quota.limit)}, {free} free\n"
+        self.screen.result(msgspec.to_builtins(quota), text)
+        return exits.OK
+
+    def run(self, command: str) -> int:
+        """Run a command of the server; exits as it does."""
+        ended = self.client.run(command, self.screen.output)
+        self.screen.summary({"command": "run", **msgspec.to_builtins(ended)}, "")
+        if ended.reason in ("timeout", "output-limit"):
+            limit = "time" if ended.reason == "timeout" else "output"
+            self.screen.error(ended.reason, f"{command} was ended: it reached its {limit} limit")
+        if ended.status is not None:
+            return ended.status
+        return 128 + (ended.signal or 0)
+
+    def _is_folder(self, path: str) -> bool:
+        if not path.strip("/"):
+            return True
+        try:
+            return self.client.stat(path).type == "folder"
+        except RemoteError:
+            return False
+
+    def _plan_source(self, plan: Plan, source: str, path: str, how: Moving) -> None:
+        try:
+            info = os.stat(source)
+        except OSError as error:
+            raise LocalError.of(error, source) from None
+        if not os.path.isdir(source):
+            plan.files.append(File(source, path, info.st_size, info.st_mtime_ns / 1e9))
+            return
+        if not how.recursive:
+            raise LocalError(f"{printable(source)}: is a folder (-r sends folders)")
+        below = self.client.plan_put(source, path, how.follow)
+        plan.files += below.files
+        plan.folders += below.folders
+
+    def _plan_remote(self, plan: Plan, path: str, target: str, into: bool, how: Moving) -> None:
+        entry = self.client.stat(path)
+        name = base(path)
+        local = os.path.join(target, safe_name(name)) if into and name else target
+        if entry.type != "folder":
+            plan.files.append(File(local, path, entry.size, entry.mtime))
+            return
+        if not how.recursive:
+            raise LocalError(f"{printable(path) or '/'}: is a folder (-r gets folders)")
+        below = self.client.plan_get(path, local, how.follow)
+        plan.files += below.files
+        plan.folders += below.folders
+
+    def _ended(self, command: str, verb: str, summary: Summary, began: float, single: bool) -> int:
+        seconds = time.monotonic() - began
+        fields: dict[str, object] = {
+            "command": command,
+            "files": summary.files,
+            "size": summary.size,
+            "skipped": summary.skipped,
+            "failed": len(summary.failed),
+            "left": summary.left,
+            "seconds": round(seconds, 3),
+        }
+        rate = format_bytes(summary.size / seconds) if seconds > 0 else "-"
+        parts = [f"{verb} {_files(summary.files)}, {format_bytes(summary.size)} ({rate}/s)"]
+        if summary.skipped:
+            parts.append(f"{summary.skipped} were there already")
+        if summary.failed:
+            parts.append(f"{len(summary.failed)} failed")
+        if summary.left:
+            parts.append(f"{summary.left} were not tried")
+        self.screen.summary(fields, "; ".join(parts))
+        return _status(summary, single)
+
+
+def _status(summary: Summary, single: bool) -> int:
+    error: ClientError | None = summary.first_error
+    if error is None:
+        return exits.OK
+    if single or summary.left or exits.exit_code(error) == exits.QUOTA_FULL:
+        return exits.exit_code(error)
+    return exits.SOME_FAILED
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _line(entry: Entry, long: bool) -> str:
+    name = printable(entry.name) + ("/" if entry.type == "folder" else "")
+    if not long:
+        return name + "\n"
+    kind = {"file": "-", "folder": "d", "link": "l"}.get(entry.type, "?")
+    return f"{kind} {entry.size:>15} {_time(entry.mtime)} {name}\n"
+
+
+def _time(mtime: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mtime))
+    except (OverflowError, ValueError, OSError):
+        return "?" * 19

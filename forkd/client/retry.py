@@ -1,0 +1,42 @@
+"""When to try again.  Pure: no clock, no sleep.
+
+Pauses double from `first` to `longest` seconds, each shortened at random by up to a half, so that
+clients which a server lost at one moment do not come back at one moment.  Progress starts the
+count anew: only attempts in a row that move nothing use it up.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` in a row without progress before giving up; pauses in seconds."""
+
+    attempts: int = 8
+    first: float = 0.5
+    longest: float = 30.0
+
+
+class Backoff:
+    """Counts the attempts of one undertaking."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._random = random.SystemRandom()
+        self.failed = 0
+        """Attempts in a row that moved nothing."""
+
+    def progress(self) -> None:
+        """Something moved: begin to count anew."""
+        self.failed = 0
+
+    def pause(self) -> float | None:
+        """An attempt failed.  Seconds to wait before the next one; None: give up."""
+        self.failed += 1
+        if self.failed > self._policy.attempts:
+            return None
+        whole = min(self._policy.longest, self._policy.first * 2.0 ** (self.failed - 1))
+        return whole * self._random.uniform(0.5, 1.0)

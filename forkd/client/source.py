@@ -1,0 +1,129 @@
+"""A local file that is sent, watched while it is.
+
+It is opened once and told from later versions of itself by device, inode, size and mtime.  What
+was read of it is remembered as block digests, so that a resume within this process reads nothing
+twice.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from forkd.client.errors import ChangedError, LocalError, printable
+from forkd.digest import DIGEST_SIZE, BlockDigest
+from forkd.protocol import BLOCK, INLINE_MAX
+
+_SMALL_TRIES = 3
+_LATEST = 1e11  # what the protocol can tell
+
+
+class Source:
+    """An open regular file.  `size` is bytes, `mtime` seconds since 1970, both as first seen."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+        self._info = os.fstat(fd)
+        self._digest = BlockDigest()
+
+    @property
+    def size(self) -> int:
+        return self._info.st_size
+
+    @property
+    def mtime(self) -> float:
+        return max(-_LATEST, min(_LATEST, self._info.st_mtime_ns / 1e9))
+
+    @property
+    def tag(self) -> str:
+        """Which version of the file this is."""
+        info = self._info
+        return f"{info.st_mtime_ns}-{info.st_size}-{info.st_ino}-{info.st_dev}"
+
+    def read_small(self) -> bytes:
+        """The whole content of a file that is small at the moment (at most INLINE_MAX bytes).
+
+        Raises ChangedError when it keeps changing, or has grown beyond that.
+        """
+        for _ in range(_SMALL_TRIES):
+            data = self._pread(INLINE_MAX + 1, 0)
+            info = os.fstat(self.fd)
+            same = _version(info) == _version(self._info)
+            self._info = info
+            if same and len(data) == info.st_size:
+                return data
+        raise self._changed()
+
+    def fill(self, view: memoryview, offset: int) -> None:
+        """Read exactly `view` from `offset`.  Raises ChangedError when the file is shorter now."""
+        done = 0
+        try:
+            while done < len(view):
+                count = os.preadv(self.fd, [view[done:]], offset + done)
+                if not count:
+                    raise self._changed()
+                done += count
+        except OSError as error:
+            raise LocalError.of(error, self.path) from None
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedError when the file is another one than when it was opened."""
+        if _version(os.fstat(self.fd)) != _version(self._info):
+            raise self._changed()
+
+    def digest_to(self, offset: int) -> BlockDigest:
+        """The digest of the first `offset` bytes, a multiple of BLOCK, open for more.
+
+        Reads what was not read before.  Raises ChangedError, LocalError.
+        """
+        known = self._digest.blocks
+        need = offset // BLOCK * DIGEST_SIZE
+        digest = BlockDigest.from_blocks(known[:need])
+        if len(known) < need:
+            buffer = memoryview(bytearray(BLOCK))
+            while digest.length < offset:
+                self.fill(buffer, digest.length)
+                digest.update(buffer)
+        self._digest = digest
+        return digest
+
+    @property
+    def digested(self) -> int:
+        """Bytes that `digest_to` knows without reading."""
+        return len(self._digest.blocks) // DIGEST_SIZE * BLOCK
+
+    def _pread(self, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(self.fd, count, offset)
+        except OSError as error:
+            raise LocalError.of(error, self.path) from None
+
+    def _changed(self) -> ChangedError:
+        return ChangedError(f"{printable(self.path)}: changed while it was sent; send it again")
+
+
+def _version(info: os.stat_result) -> tuple[int, int, int, int]:
+    return info.st_mtime_ns, info.st_size, info.st_ino, info.st_dev
+
+
+@contextmanager
+def open_source(path: str) -> Iterator[Source]:
+    """Open a regular file to be sent.  Raises LocalError."""
+    try:
+        # O_NONBLOCK: a FIFO must not hold us up before it is told apart
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise LocalError.of(error, path) from None
+    try:
+        source = Source(fd, path)
+        if not stat.S_ISREG(source._info.st_mode):
+            kind = (
+                "a folder (-r sends folders)" if stat.S_ISDIR(source._info.st_mode) else "no file"
+            )
+            raise LocalError(f"{printable(path)}: is {kind}")
+        yield source
+    finally:
+        os.close(fd)

@@ -1,0 +1,228 @@
+"""Whole folders: what is there, here and on the server, and what has to be moved.
+
+A plan is made before the first byte moves, so that progress has an end.  Symbolic links and special
+files are left out and told; with `follow`, links are followed, and loops are told apart by the
+folders on the way down.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from forkd.client.errors import ClientError, LocalError, ProtocolError, RemoteError, printable
+from forkd.client.listing import ListJob, stat_path
+from forkd.client.names import join, safe_name, to_remote
+from forkd.client.pipeline import run_jobs
+from forkd.client.session import Session
+from forkd.verbs import Entry
+
+MAX_DEPTH = 200
+SAME_TIME = 2e-6
+"""Seconds that two modification times may differ and be the same: what a float loses."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to be moved.  `size` in bytes and `mtime` in seconds are those of its source."""
+
+    local: str
+    remote: str
+    size: int
+    mtime: float
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done.  `folders` are the remote or local folders that the files need."""
+
+    files: list[File] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    skipped: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def plan_upload(top: str, remote: str, follow: bool, say: Say) -> Plan:
+    """Everything below the local folder `top`, to be put below `remote`.  Raises LocalError."""
+    plan = Plan()
+    todo: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(top, remote, ())]
+    first = True
+    while todo:
+        folder, target, above = todo.pop()
+        try:
+            here = os.stat(folder)
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            if first:
+                raise LocalError.of(error, folder) from None
+            say(f"{printable(folder)}: {error.strerror}; left out")
+            continue
+        first = False
+        identity = (here.st_dev, here.st_ino)
+        if identity in above:
+            say(f"{printable(folder)}: a link that leads into itself; left out")
+            continue
+        plan.folders.append(target)
+        below: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []
+        for entry in entries:
+            path = join(target, to_remote(entry.name))
+            if _is_folder(entry, follow):
+                below.append((entry.path, path, (*above, identity)))
+            else:
+                _add_local(plan, entry, path, follow, say)
+        todo.extend(reversed(below))
+    return plan
+
+
+def _is_folder(entry: os.DirEntry[str], follow: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:
+        return False
+
+
+def _add_local(plan: Plan, entry: os.DirEntry[str], path: str, follow: bool, say: Say) -> None:
+    shown = printable(entry.path)
+    try:
+        info = entry.stat(follow_symlinks=follow)
+    except OSError as error:
+        say(f"{shown}: {error.strerror}; left out")
+        return
+    if stat.S_ISREG(info.st_mode):
+        plan.files.append(File(entry.path, path, info.st_size, info.st_mtime_ns / 1e9))
+    elif stat.S_ISLNK(info.st_mode):
+        say(f"{shown}: a symbolic link; left out (-L follows links)")
+    else:
+        say(f"{shown}: not a file; left out")
+
+
+class _RemoteWalk:
+    """Lists a remote folder and all below it, folder by folder, each listing leading to others."""
+
+    def __init__(self, follow: bool, say: Say) -> None:
+        self.plan = Plan()
+        self.links: list[tuple[str, str]] = []
+        self._follow = follow
+        self._say = say
+
+    def look(self, remote: str, local: str, depth: int) -> ListJob:
+        """The job that lists one folder."""
+
+        def missing(error: ClientError) -> None:
+            if depth == 0:
+                raise error
+            self._say(f"{printable(remote)}: {error}; left out")
+
+        return ListJob(remote, lambda entries: self._found(remote, local, depth, entries), missing)
+
+    def _found(
+        self, remote: str, local: str, depth: int, entries: list[Entry]
+    ) -> Iterable[ListJob]:
+        self.plan.folders.append(local)
+        below = []
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = join(remote, entry.name)
+            try:
+                target = os.path.join(local, safe_name(entry.name))
+            except ProtocolError as error:
+                self._say(f"{error}; left out")
+                continue
+            if entry.type == "folder" and depth < MAX_DEPTH:
+                below.append(self.look(path, target, depth + 1))
+            else:
+                self._add(entry, path, target)
+        return below
+
+    def _add(self, entry: Entry, path: str, target: str) -> None:
+        if entry.type == "file":
+            self.plan.files.append(File(target, path, entry.size, entry.mtime))
+        elif entry.type == "link" and self._follow:
+            self.links.append((path, target))
+        elif entry.type == "link":
+            self._say(f"{printable(path)}: a symbolic link; left out (-L follows links)")
+        elif entry.type == "folder":
+            self._say(f"{printable(path)}: more than {MAX_DEPTH} folders deep; left out")
+        else:
+            self._say(f"{printable(path)}: not a file; left out")
+
+
+def plan_download(session: Session, remote: str, local: str, follow: bool, say: Say) -> Plan:
+    """Everything below the remote folder, to be got below the local one.
+
+    Names that would lead out of the local folder are left out and told.  Of links, those to files
+    are followed; those to folders could go round for ever.  Raises what `list` raises for the
+    folder itself.
+    """
+    walk = _RemoteWalk(follow, say)
+    run_jobs(session, [walk.look(remote, local, 0)])
+    plan = walk.plan
+    for path, target in walk.links:
+        try:
+            entry = session.run(partial(stat_path, path=path))
+        except RemoteError as error:
+            say(f"{printable(path)}: {error}; left out")
+            continue
+        if entry.type == "file":
+            plan.files.append(File(target, path, entry.size, entry.mtime))
+        else:
+            say(f"{printable(path)}: a link to a folder; left out")
+    return plan
+
+
+def skip_stored(session: Session, plan: Plan) -> Plan:
+    """The plan of an upload without the files that are on the server with same size and mtime."""
+    stored: dict[str, Entry] = {}
+
+    def look(folder: str) -> ListJob:
+        def found(entries: list[Entry]) -> Iterable[ListJob]:
+            stored.update((join(folder, e.name), e) for e in entries if e.type == "file")
+            return ()
+
+        return ListJob(folder, found, missing)
+
+    def missing(error: ClientError) -> None:
+        """A folder that is not there, or that may not be listed, saves nothing."""
+
+    folders = {file.remote.rpartition("/")[0] for file in plan.files}
+    run_jobs(session, [look(folder) for folder in sorted(folders)])
+    return _without(plan, lambda file: _same(stored.get(file.remote), file))
+
+
+def skip_present(plan: Plan) -> Plan:
+    """The plan of a download without the files that are here with the same size and mtime."""
+
+    def present(file: File) -> bool:
+        try:
+            info = os.stat(file.local)
+        except OSError:
+            return False
+        time = info.st_mtime_ns / 1e9
+        return _same(
+            Entry("", "file" if stat.S_ISREG(info.st_mode) else "", info.st_size, time), file
+        )
+
+    return _without(plan, present)
+
+
+def _same(entry: Entry | None, file: File) -> bool:
+    return (
+        entry is not None
+        and entry.type == "file"
+        and entry.size == file.size
+        and abs(entry.mtime - file.mtime) < SAME_TIME
+    )
+
+
+def _without(plan: Plan, there: Callable[[File], bool]) -> Plan:
+    files = [file for file in plan.files if not there(file)]
+    return Plan(files, plan.folders, len(plan.files) - len(files))

@@ -1,0 +1,44 @@
+"""Where in a TOML text a key stands: tomllib tells values only, a problem should tell its line.
+
+Good enough for people who look for a mistake, not a second TOML parser: a look-alike inside a
+multi-line text may be taken for the key.  No I/O.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+_TABLE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_\-.\"' \t]+?)\s*=")
+_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+
+def line_of(text: str, dotted: str) -> int:
+    """The line of a key ("section.key"), or else of the table it is in; 1 if neither shows."""
+    here, nearest = "", 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if table := _TABLE.match(line):
+            here = name = _plain(table[1])
+        elif key := _KEY.match(line):
+            name = f"{here}.{_plain(key[1])}".removeprefix(".")
+        else:
+            continue
+        if name == dotted:
+            return number
+        if dotted.startswith(name + "."):
+            nearest = number
+    return nearest
+
+
+def _plain(name: str) -> str:
+    """A dotted TOML key without its quotes and blanks."""
+    return ".".join(part.strip().strip("\"'") for part in name.split("."))
+
+
+def syntax_problem(source: str, error: tomllib.TOMLDecodeError) -> str:
+    """A text that is no TOML, as "file:line: reason"."""
+    place = _PLACE.search(str(error))
+    if place is None:
+        return f"{source}: is not TOML: {error}"
+    return f"{source}:{place[1]}: is not TOML: {str(error)[: place.start()]} (column {place[2]})"

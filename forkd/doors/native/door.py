@@ -1,0 +1,309 @@
+"""The native door: wire events -> core calls -> answers.
+
+Order: requests are worked on as they come and answered in that order.  Small puts do not wait for
+each other's commit; every other request waits until all changes before it are done.
+
+    handshake -> events <-> task            a request that takes more than one step
+                   |  \\--> await changes    answers wait for their commit
+                   \\-> ending -> lingering  the last answer is on its way, the rest is dropped
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from forkd.core import Core, Peer
+from forkd.doors.native import answers
+from forkd.doors.native.context import Context, Login, Task
+from forkd.doors.native.gate import Gate
+from forkd.doors.native.requests import carry_out
+from forkd.doors.native.upload import put_inline
+from forkd.doors.native.wire import OUT_MAX, Wire
+from forkd.errors import FrameError, Refusal
+from forkd.protocol import Message
+from forkd.session import AGAIN, Activity, Closed, Job, Outcome, Park, Weight
+from forkd.transport import Plain, open_transport
+from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
+
+_EVENTS_A_STEP = 64
+_CHANGES_MAX = 256
+"""Small puts of one session that wait for their commit."""
+_FAREWELL_SECONDS = 5.0
+"""How long a client that was told to leave may stay silent."""
+_LINGER_SECONDS = 2.0
+"""How long the client may take to read the last answer."""
+_SKIP = 1024 * 1024
+
+
+class NativeDoor:
+    """See session.Door."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        core: Core,
+        peer: Peer,
+        sock: socket.socket,
+        tls: ssl.SSLContext | None,
+        activity: Activity,
+        buffer: memoryview,
+    ) -> None:
+        """`tls` None: whatever comes is plain.  `buffer` is shared by all doors of the loop."""
+        self._context = Context(core, peer, Wire(Plain(sock), buffer), activity)
+        self._gate = Gate(self._context, self._end, self.kick)
+        self._sock = sock
+        self._tls = tls
+        self._opened = False
+        self._secured = False
+        self._held: Message | None = None
+        self._task: Task | None = None
+        self._skipping: set[int] = set()
+        self._ending: str | None = None
+        self._lingering = False
+        self._draining = False
+        self._farewell = False
+        self._changed = False
+        self._kicked = False
+
+    # the steps
+
+    def step(self) -> Outcome:
+        context, wire = self._context, self._context.wire
+        context.count_bytes()
+        if not self._secured and not self._open():
+            return Park(wire.transport.wants, self._patience())
+        for _ in range(_EVENTS_A_STEP):
+            outcome = self._linger() if self._lingering else self._go_on()
+            if outcome is not None:
+                return outcome
+        return AGAIN
+
+    def _open(self) -> bool:
+        """Plain or TLS, as the client's first byte says; False while that is under way."""
+        context, wire = self._context, self._context.wire
+        if not self._opened:
+            transport = open_transport(self._sock, self._tls)
+            if transport is None:
+                return False
+            wire.transport = transport
+            self._opened = True
+        self._secured = wire.transport.handshake()
+        context.activity.tls = wire.transport.label
+        return self._secured
+
+    def _go_on(self) -> Outcome | None:
+        """One thing; None when there may be another at once."""
+        context, wire = self._context, self._context.wire
+        if self._kicked:
+            return self._leave_at_once()
+        if self._changed and self._task is None and not context.changes:
+            self._changed = False
+            return Job(self._gate.look_again, Weight.LONG)
+        if self._draining and not self._farewell and self._between_frames():
+            self._farewell = True
+            wire.notice("going-away")
+        if self._task is not None:
+            outcome = self._task.step()
+            if outcome is None:
+                self._task = None
+            return outcome
+        if self._ending is not None:
+            return self._finish(self._ending)
+        if wire.waiting >= OUT_MAX and not wire.flush():
+            return Park(wire.transport.wants, self._stall())
+        if len(context.pending) >= _CHANGES_MAX:
+            return self._await_changes()
+        return self._take_event()
+
+    def _take_event(self) -> Outcome | None:
+        context, engine = self._context, self._context.wire.engine
+        if engine.payload_left:
+            return None if engine.take(_SKIP) else self._read()
+        if self._held is not None:
+            message, self._held = self._held, None
+            return self._on_message(message)
+        if context.deferred:
+            return self._on_message(context.deferred.popleft())
+        event = engine.next_event()
+        if event is None:
+            return self._read()
+        if isinstance(event, Message):
+            return self._on_message(event)
+        if event.id not in self._skipping:
+            raise FrameError(f"DATA for request {event.id}, which is not being uploaded")
+        if event.last:
+            self._skipping.discard(event.id)
+        return None
+
+    def _read(self) -> Outcome | None:
+        wire = self._context.wire
+        count = wire.fill()
+        if count:
+            return None
+        if count == 0:
+            self._end("the client left")
+            return None
+        if not wire.flush():
+            return Park(wire.transport.wants, self._stall())
+        return Park(wire.transport.wants, self._patience())
+
+    def _await_changes(self) -> Outcome:
+        wire = self._context.wire
+        if not wire.flush():
+            return Park(wire.transport.wants, self._stall())
+        return Park(0, self._stall())
+
+    # requests
+
+    def _on_message(self, message: Message) -> Outcome | None:
+        context = self._context
+        try:
+            request = decode_request(message.meta)
+            if isinstance(request, Put) and _is_inline(message, request):
+                put_inline(context, self._login(), message, request)
+                return None
+            if context.pending:
+                self._held = message
+                return self._await_changes()
+            return self._dispatch(message.id, request)
+        except FrameError:
+            raise
+        except Refusal as refusal:
+            context.refuse(message.id, refusal)
+            return None
+
+    def _dispatch(self, ident: int, request: AnyRequest) -> Outcome | None:
+        match request:
+            case Hello():
+                self._gate.hello(ident, request)
+            case Bye():
+                self._context.wire.reply(ident, {})
+                self._end("bye")
+            case Auth():
+                return self._gate.auth(ident, request)
+            case Register():
+                return self._gate.register(ident, request)
+            case Passwd():
+                return self._gate.passwd(ident, self._login(), request)
+            case _:
+                self._task = carry_out(
+                    self._context, self._login(), ident, request, self._skipping.add
+                )
+        return None
+
+    def _login(self) -> Login:
+        login = self._context.login
+        if login is None:
+            raise Refusal("auth-required", "log in first")
+        return login
+
+    # the end
+
+    def _end(self, reason: str) -> None:
+        self._ending = self._ending or reason
+
+    def _finish(self, reason: str) -> Outcome | None:
+        """Send what is still to be answered, then let the client read it."""
+        wire = self._context.wire
+        if self._context.pending:
+            return self._await_changes()
+        if not wire.flush():
+            return Park(wire.transport.wants, self._stall())
+        if reason == "the client left":
+            return Closed(reason)
+        wire.transport.shutdown()
+        self._lingering = True
+        return None
+
+    def _linger(self) -> Outcome | None:
+        """A close with unread bytes would destroy the last answer on its way."""
+        wire = self._context.wire
+        count = wire.fill()
+        wire.engine.discard()
+        if count is None:
+            return Park(wire.transport.wants, _LINGER_SECONDS)
+        return None if count else Closed(self._ending or "")
+
+    def _leave_at_once(self) -> Outcome:
+        if self._task is None:
+            refusal = Refusal("kicked", "an administrator ended this session")
+            self._context.refuse(0, refusal)
+            self._context.wire.flush()
+        return Closed("kicked")
+
+    # what comes from outside
+
+    def failed(self, error: BaseException) -> Outcome:
+        context = self._context
+        if isinstance(error, ConnectionError):
+            return Closed(str(error) or "the connection broke")
+        if self._lingering:
+            return Closed(self._ending or "")
+        if isinstance(error, FrameError):
+            self._fail_task(error)
+            context.refuse(0, error)
+            self._end("broken frame")
+        elif isinstance(error, Refusal):
+            self._fail_task(error)
+        else:
+            context.core.log.unexpected("session-failed", error, session=context.peer.session)
+            refusal = Refusal("internal", "a fault in the server; it is in its log")
+            if self._task is None:
+                context.refuse(0, refusal)
+                self._end("internal fault")
+            self._fail_task(refusal)
+        return AGAIN
+
+    def _fail_task(self, refusal: Refusal) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.failed(refusal)
+
+    def timed_out(self) -> Outcome:
+        context = self._context
+        if self._task is None and not self._farewell and not self._lingering:
+            context.refuse(0, Refusal("timeout", "nothing came for too long"))
+            context.wire.flush()
+        return Closed("going away" if self._farewell else "timed out")
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def kick(self) -> None:
+        self._kicked = True
+
+    def account_changed(self) -> None:
+        self._changed = True
+
+    def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.abandon()
+        self._context.close()
+
+    # patience, in seconds
+
+    def _stall(self) -> float:
+        return self._context.core.config.limits.stall_timeout
+
+    def _patience(self) -> float:
+        limits = self._context.core.config.limits
+        usual = limits.login_timeout if self._context.login is None else limits.idle_timeout
+        return min(_FAREWELL_SECONDS, usual) if self._farewell else usual
+
+    def _between_frames(self) -> bool:
+        task = self._task
+        return not isinstance(task, answers.Download) or task.between_frames
+
+
+def _is_inline(message: Message, put: Put) -> bool:
+    if len(message.payload) == put.size:
+        return True
+    if message.payload:
+        raise Refusal(
+            "bad-request",
+            f"put: {len(message.payload)} bytes came with a declared size of {put.size}",
+        )
+    return False

@@ -1,0 +1,293 @@
+"""put: small files in one message, others as a stream that can be resumed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from forkd.charged import ChargedTree, Incoming
+from forkd.commit import Folders
+from forkd.digest import digest_of
+from forkd.doors.native.changes import submit
+from forkd.doors.native.context import Context, Login, Task
+from forkd.errors import FrameError, Refusal, from_oserror
+from forkd.names import parse_file_path, show
+from forkd.partials import Source
+from forkd.protocol import DataHead, Message
+from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.store import Parts
+from forkd.transfer import STEP_BYTES, Pace, Receiver
+from forkd.verbs import Put, UploadEnd, decode_upload_end
+
+_DEFERRED_MAX = 1024
+_TAKE = 256 * 1024
+
+
+def put_inline(context: Context, login: Login, message: Message, put: Put) -> None:
+    """A whole file in one message: write it, submit it; the answer follows the commit."""
+    began = time.monotonic()
+    parts = parse_file_path(put.path)
+    login.demand("write")
+    digest = _check_digest(put, message.payload)
+    incoming = login.files.begin_own(put.size, put.path)
+    try:
+        left = memoryview(message.payload)
+        while left:
+            left = left[os.write(incoming.staged.fd, left) :]
+        _set_time(incoming, put)
+    except OSError as error:
+        login.files.discard(incoming)
+        raise from_oserror(error, put.path) from error
+    context.moved_up += put.size
+    _commit(context, login, message.id, put, parts, incoming, digest, began)
+
+
+def _check_digest(put: Put, content: bytes) -> str | None:
+    if put.digest is None and not put.check:
+        return None
+    digest = digest_of(content)
+    if put.digest is not None and put.digest != digest:
+        raise _mismatch(put.digest, digest)
+    return digest
+
+
+def _mismatch(announced: str, arrived: str) -> Refusal:
+    return Refusal(
+        "digest-mismatch",
+        f"the content has the digest {arrived}, announced was {announced}; nothing was changed",
+    )
+
+
+def _set_time(incoming: Incoming, put: Put) -> None:
+    if put.mtime is not None:
+        stamp = int(put.mtime * 1_000_000_000)
+        os.utime(incoming.staged.fd, ns=(stamp, stamp))
+
+
+def _commit(
+    context: Context,
+    login: Login,
+    ident: int,
+    put: Put,
+    parts: Parts,
+    incoming: Incoming,
+    digest: str | None,
+    began: float,
+) -> None:
+    """Have a complete upload made durable and published; its answer keeps its turn."""
+    may_replace = put.replace and "replace" in login.account.permissions
+    files = login.files
+
+    def apply(folders: Folders) -> object:
+        try:
+            folder = folders.get(files.tree, parts[:-1], put.parents)
+        except BaseException:
+            files.abandon(incoming)
+            raise
+        return files.publish(incoming, folder, parts[-1], may_replace)
+
+    submit(
+        context,
+        ident,
+        apply,
+        meta=lambda replaced: {"size": put.size, "digest": digest, "replaced": replaced},
+        ended=lambda outcome: context.ended(
+            "up", show(parts), put.size, time.monotonic() - began, outcome
+        ),
+        data=incoming.staged.fd,
+        fail=lambda: files.discard(incoming),
+    )
+
+
+def check_target(files: ChargedTree, parts: Parts, put: Put, may_replace: bool) -> None:
+    """Refuse before the first byte what would be refused after the last.  Raises Refusal."""
+    try:
+        entry = files.tree.stat(parts)
+    except Refusal as refusal:
+        if refusal.code != "not-found":
+            raise
+        if len(parts) > 1 and not put.parents:
+            files.tree.stat(parts[:-1])
+        return
+    if entry.type == "folder":
+        raise Refusal("is-a-folder", f"{show(parts)!r} is a folder")
+    if not may_replace:
+        raise Refusal("exists", f"{show(parts)!r} exists already")
+
+
+class StreamUpload(Task):
+    """A put whose content comes in DATA frames."""
+
+    def __init__(
+        self, context: Context, login: Login, ident: int, put: Put, skip: Callable[[int], None]
+    ) -> None:
+        self.ident = ident
+        self._context = context
+        self._login = login
+        self._put = put
+        self._skip = skip
+        self._began = time.monotonic()
+        self._parts = parse_file_path(put.path)
+        login.demand("write")
+        self._incoming: Incoming | None = None
+        self._receiver: Receiver | None = None
+        self._end: UploadEnd | None = None
+        self._told = False
+
+    def _begin(self) -> Outcome:
+        """Reserve, find what is held, tell the client where to go on; on a thread."""
+        put, context = self._put, self._context
+        may_replace = put.replace and "replace" in self._login.account.permissions
+        files = self._login.files
+        check_target(files, self._parts, put, may_replace)
+        check = put.check or put.digest is not None
+        if check or put.tag:
+            source = Source(show(self._parts), put.client, put.size, put.tag, check, put.digest)
+            incoming = files.begin_stream(source, self._parts, put.restart)
+        else:
+            incoming = files.begin_own(put.size, put.path)
+        self._incoming = incoming
+        self._receiver = Receiver(incoming.staged, put.path)
+        staged = incoming.staged
+        proof = staged.digest.hexdigest() if staged.digest is not None and staged.held else None
+        activity = context.activity
+        activity.state, activity.path, activity.transferring = "upload", show(self._parts), True
+        activity.size, activity.moved = put.size, staged.held
+        context.wire.interim(self.ident, {"offset": staged.held, "proof": proof})
+        self._told = True
+        return AGAIN
+
+    def step(self) -> Outcome | None:
+        if self._receiver is None:
+            return Job(self._begin, Weight.LONG)
+        wire, engine = self._context.wire, self._context.wire.engine
+        stall = self._context.core.config.limits.stall_timeout
+        while True:
+            if not wire.flush():
+                return Park(wire.transport.wants, stall)
+            if engine.payload_left:
+                taken = engine.take(_TAKE)
+                if not taken:
+                    return Job(self._pump, Weight.LONG)
+                self._receiver.absorb(taken)
+                self._count(len(taken))
+                continue
+            if self._end is not None:
+                self._finish(self._end)
+                return None
+            event = engine.next_event()
+            if event is None:
+                count = wire.fill()
+                if count is None:
+                    return Park(wire.transport.wants, stall)
+                if count == 0:
+                    return Closed("the client left during an upload")
+            elif isinstance(event, DataHead):
+                self._on_data(event)
+            else:
+                self._defer(event)
+
+    def _on_data(self, head: DataHead) -> None:
+        if head.id != self.ident:
+            raise FrameError(f"DATA for request {head.id}, which is not being uploaded")
+        assert self._receiver is not None
+        if head.length > self._put.size - self._receiver.position:
+            self._skip_rest(head.last)
+            raise Refusal("bad-request", "more bytes were sent than the declared size")
+        if head.last:
+            self._end = decode_upload_end(head.meta)
+
+    def _defer(self, message: Message) -> None:
+        if len(self._context.deferred) >= _DEFERRED_MAX:
+            raise FrameError(f"more than {_DEFERRED_MAX} requests between the DATA of an upload")
+        self._context.deferred.append(message)
+
+    def _skip_rest(self, last_seen: bool) -> None:
+        if not last_seen and self._end is None:
+            self._skip(self.ident)
+
+    def _pump(self) -> Outcome:
+        context, receiver = self._context, self._receiver
+        assert receiver is not None
+        wire = context.wire
+        kit = context.core.kits.take()
+        try:
+            limit = min(wire.engine.payload_left, STEP_BYTES)
+            before = receiver.consumed
+            try:
+                step = receiver.pump(wire.transport, limit, kit)
+            finally:
+                moved = receiver.consumed - before
+                wire.engine.bypass(moved)
+                self._count(moved)
+        finally:
+            context.core.kits.give_back(kit)
+        if step.pace is Pace.EOF:
+            return Closed("the client left during an upload")
+        if step.pace is Pace.BLOCKED:
+            return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
+        if wire.engine.payload_left:
+            return Job(self._pump, Weight.LONG)
+        return AGAIN
+
+    def _count(self, moved: int) -> None:
+        self._context.moved_up += moved
+        self._context.activity.moved += moved
+
+    def _finish(self, end: UploadEnd) -> None:
+        """Prove completeness, then commit."""
+        incoming, receiver, put = self._incoming, self._receiver, self._put
+        assert incoming is not None
+        assert receiver is not None
+        if end.abort:
+            raise Refusal("bad-request", f"aborted by the client at byte {receiver.position}")
+        if receiver.position != put.size:
+            raise Refusal(
+                "bad-request",
+                f"the upload ended at byte {receiver.position} of {put.size}; repeat it to go on",
+            )
+        digest = incoming.staged.digest
+        arrived = digest.hexdigest() if digest is not None else None
+        announced = put.digest or end.digest
+        if arrived is not None:
+            if announced is None:
+                raise Refusal("bad-request", "the digest is missing at the end of the upload")
+            if announced != arrived:
+                self._login.files.discard(incoming)
+                self._incoming = None
+                raise _mismatch(announced, arrived)
+        try:
+            _set_time(incoming, put)
+        except OSError as error:
+            raise from_oserror(error, put.path) from error
+        self._incoming = None
+        self._idle()
+        _commit(
+            *(self._context, self._login, self.ident, put, self._parts),
+            *(incoming, arrived, self._began),
+        )
+
+    def failed(self, refusal: Refusal) -> None:
+        if self._told:
+            self._skip_rest(self._end is not None)
+        self._give_up(refusal.code)
+        self._context.refuse(self.ident, refusal)
+
+    def abandon(self) -> None:
+        self._give_up("broken-off")
+
+    def _give_up(self, outcome: str) -> None:
+        moved = self._receiver.position if self._receiver else 0
+        if self._incoming is not None:
+            self._login.files.abandon(self._incoming)
+            self._incoming = None
+        if self._told:
+            seconds = time.monotonic() - self._began
+            self._context.ended("up", show(self._parts), moved, seconds, outcome)
+        self._idle()
+
+    def _idle(self) -> None:
+        activity = self._context.activity
+        activity.state, activity.path, activity.transferring = "idle", "", False
+        activity.size = activity.moved = 0

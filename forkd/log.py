@@ -1,0 +1,242 @@
+"""Structured log lines: one line an event, for people on a terminal and JSON elsewhere.
+
+Rules
+  1. A line is written with a single write(2) to a descriptor opened for appending, so lines of
+     several processes never mix.  A line that cannot be written is lost, never an error.
+  2. What a peer sent is data: everything unprintable in it is escaped, so no name can forge a line
+     or steer a terminal.
+  3. A field that is called like a secret is masked.  Do not rely on it: log no secrets.
+  4. There is no logger to look up: a `Log` is made by each process and handed around.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+from typing import Any
+
+import msgspec
+
+from forkd.config import Log as LogSettings
+from forkd.errors import StartError
+
+STDERR = 2
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+_SECRET = re.compile(r"passw|secret|token|credential|private", re.IGNORECASE)
+_ESCAPES = re.compile(r"[^\x20-\x7e]")
+_BARE = re.compile(r"^[A-Za-z0-9_./:@%+,\[\]-]+$")
+
+
+class _TransferLine(msgspec.Struct):
+    """The JSON of one transfer, field by field in this order."""
+
+    time: str
+    level: str
+    event: str
+    user: str
+    address: str
+    session: str
+    direction: str
+    path: str
+    bytes: int
+    seconds: float
+    outcome: str
+    door: str
+
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Log:
+    """Where a process writes its events.  `bind` gives the same log with fields added to each."""
+
+    def __init__(
+        self, logger: logging.Logger, handler: LineHandler, transfers: bool, bound: dict[str, Any]
+    ) -> None:
+        self._logger = logger
+        self._handler = handler
+        self._transfers = transfers
+        self._bound = bound
+
+    def bind(self, **fields: Any) -> Log:
+        """A log whose every event carries `fields` too; it shares the descriptor."""
+        return Log(self._logger, self._handler, self._transfers, {**self._bound, **fields})
+
+    def event(self, level: str, event: str, **fields: Any) -> None:
+        """Write one line.  `level` is debug, info, warning or error."""
+        number = _LEVELS[level]
+        if self._logger.isEnabledFor(number):
+            self._logger.log(number, event, extra={"fields": {**self._bound, **fields}})
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.event("debug", event, **fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.event("info", event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.event("warning", event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.event("error", event, **fields)
+
+    def unexpected(self, event: str, error: BaseException, **fields: Any) -> None:
+        """An error nobody expected, with its traceback in the field `traceback`."""
+        text = logging.Formatter().formatException((type(error), error, error.__traceback__))
+        self.event("error", event, error=repr(error), traceback=text, **fields)
+
+    def transfer(
+        self,
+        *,
+        user: str,
+        address: str,
+        session: str,
+        direction: str,
+        path: str,
+        size: int,
+        seconds: float,
+        outcome: str,
+        door: str,
+    ) -> None:
+        """The line of one transfer that ended; `config.log.transfers` decides, not the level.
+
+        `size` is the bytes moved, `direction` up or down, `outcome` "ok" or the code of a refusal.
+        """
+        if not self._transfers:
+            return
+        level = "info" if outcome == "ok" else "warning"
+        time, took = _clock(), round(seconds, 6)
+        line = _TransferLine(
+            *(time, level, "transfer", user, address, session),
+            *(direction, path, size, took, outcome, door),
+        )
+        if self._handler.json:
+            self._handler.write(_json_line(line))
+        else:
+            fields = msgspec.structs.asdict(line)
+            for name in ("time", "level", "event"):
+                del fields[name]
+            self._handler.write(_human_line(time, level, "transfer", fields))
+
+    def fileno(self) -> int:
+        """The descriptor the lines go to."""
+        return self._handler.fd
+
+    def close(self) -> None:
+        """Close the file; standard error stays open."""
+        self._handler.close()
+
+
+def open_log(settings: LogSettings, **bound: Any) -> Log:
+    """The log of this process, as the configuration's [log] wants it.
+
+    Raises StartError naming the file when it cannot be opened.
+    """
+    fd = STDERR
+    if settings.file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(settings.file, flags, 0o640)
+        except OSError as error:
+            raise StartError(f"log.file {settings.file}: {error.strerror}") from None
+    return log_to(fd, settings, **bound)
+
+
+def log_to(fd: int, settings: LogSettings, **bound: Any) -> Log:
+    """A log on an open descriptor, which it owns unless it is standard error."""
+    json = settings.format == "json" or (settings.format == "auto" and not os.isatty(fd))
+    handler = LineHandler(fd, json)
+    logger = logging.Logger("forkd", _LEVELS[settings.level])
+    logger.addHandler(handler)
+    return Log(logger, handler, settings.transfers, bound)
+
+
+class LineHandler(logging.Handler):
+    """Formats a record as one line and writes it with one write(2)."""
+
+    def __init__(self, fd: int, json: bool) -> None:
+        super().__init__()
+        self.fd = fd
+        self.json = json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {name: _mask(name, value) for name, value in record.__dict__["fields"].items()}
+        level = record.levelname.lower()
+        time = _clock(record.created)
+        if self.json:
+            head = {"time": time, "level": level, "event": record.msg}
+            self.write(_json_line(head | fields))
+        else:
+            self.write(_human_line(time, level, record.msg, fields))
+
+    def write(self, line: bytes) -> None:
+        """Hand one whole line to the kernel; a full disk or a closed pipe loses it."""
+        try:
+            os.write(self.fd, line)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        super().close()
+        if self.fd > STDERR:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _clock(at: float | None = None) -> str:
+    """Seconds since 1970 (default: now) as RFC 3339 in UTC, with milliseconds."""
+    utc = datetime.UTC
+    when = datetime.datetime.now(utc) if at is None else datetime.datetime.fromtimestamp(at, utc)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _mask(name: str, value: Any) -> Any:
+    return "***" if _SECRET.search(name) else value
+
+
+def _json_line(line: _TransferLine | dict[str, Any]) -> bytes:
+    try:
+        text = _encode(line)
+    except UnicodeEncodeError:  # a lone surrogate: a name that is not UTF-8
+        text = _encode(_scrubbed(line))
+    if not text.isascii() or b"\x7f" in text:
+        text = _ESCAPES.sub(_json_escape, text.decode()).encode()
+    return text + b"\n"
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    """Printable text stays readable; the rest (C1 controls, bidi marks) is escaped."""
+    character = match[0]
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def _scrubbed(line: _TransferLine | dict[str, Any]) -> dict[str, Any]:
+    fields = line if isinstance(line, dict) else msgspec.structs.asdict(line)
+    return {
+        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
+def _human_line(time: str, level: str, event: str, fields: dict[str, Any]) -> bytes:
+    parts = [f"{time[11:19]} {level.upper():7} {event}"]
+    parts += [f"{name}={_human_value(value)}" for name, value in fields.items() if value != ""]
+    return (" ".join(parts) + "\n").encode(errors="backslashreplace")
+
+
+def _human_value(value: Any) -> str:
+    text = str(value)
+    if _BARE.match(text):
+        return text
+    quoted = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.replace("\\", "\\\\"))
+    return '"' + quoted.replace('"', '\\"') + '"'

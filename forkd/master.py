@@ -1,0 +1,390 @@
+"""The master: one thread, one loop over signals, children, links and the control socket.
+
+Rules
+  1. It decides nothing about the fleet: events go to fleet.py, whose actions it carries out.
+  2. It never waits for a peer, and never parses a byte from the network.
+  3. It imports no session, door, wire or storage code: children do, after the fork.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from forkd.changeover import Changeover
+from forkd.children import Children
+from forkd.control import Asker, ControlServer
+from forkd.fleet import START_TIMEOUT, Fleet
+from forkd.listeners import Listeners
+from forkd.log import Log
+from forkd.messages import Answer, Drain, LinkMessage, Ready, Reap, SessionPage, Unable
+from forkd.notify import Notifier
+from forkd.processes import Process
+from forkd.reload import worker_count
+from forkd.requests import Requests
+from forkd.roster import (
+    Action,
+    Crashed,
+    Finished,
+    Kill,
+    MemberState,
+    Retired,
+    SendDrain,
+    Settled,
+    Spawn,
+    label,
+)
+from forkd.scoreboard import MASTER_ROW, SLOTS, Scoreboard, State
+from forkd.seat import ChildSeat
+from forkd.signals import SignalPipe
+from forkd.status import World, status_body
+from forkd.title import set_title
+
+TICK = 1.0
+"""Seconds between two looks at heartbeats and orphans."""
+PREPARE = 0
+"""The key of the child that prepares the disk; the fleet's keys begin at 1."""
+ON_SIGNAL: dict[int, str] = {
+    signal.SIGTERM: "stop",
+    signal.SIGINT: "stop-now",
+    signal.SIGQUIT: "stop-now",
+    signal.SIGHUP: "reload",
+}
+"""What a signal asks for; a second one while stopping always hastens."""
+ACTIVE = (MemberState.READY, MemberState.DRAINING)
+COUNTED = ("sessions", "transfers")
+HASTE = 0.0
+"""The drain time, in seconds, of a stop at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What was made before the loop.
+
+    `locked_slots` asks the kernel which slots somebody holds.  `first` hears how the start went.
+    `release` closes, in a child, what belongs to the start: lock files, pipes.
+    """
+
+    world: World
+    listeners: Listeners
+    board: Scoreboard
+    log: Log
+    notifier: Notifier
+    control_path: str
+    locked_slots: Callable[[], Iterable[int]]
+    first: Asker
+    release: Callable[[], None]
+
+
+class Master:
+    """The daemon's first process.  `run` returns when the daemon has stopped."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Raises StartError where the control socket cannot be made."""
+        self._setup = setup
+        self._log = setup.log
+        self._board = setup.board
+        self._selector = selectors.DefaultSelector()
+        self._children = Children(self._selector, self, self._release)
+        self._fleet = Fleet()
+        self._changeover = Changeover(
+            *(self._fleet, setup.listeners, setup.board, setup.log, setup.world),
+            self._fork_prepare,
+        )
+        self._requests = Requests(self, time.monotonic)
+        self._control = ControlServer(setup.control_path, self._selector, self._requests.handle)
+        self._signals = SignalPipe((*ON_SIGNAL, signal.SIGCHLD))
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
+        self._started = time.monotonic()
+        self._to_reap = set(range(1, SLOTS + 1))
+        self._stop_askers: list[Asker] = []
+        self._next_look = 0.0
+        self._prepare_end = 0.0
+        self._running = True
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        set_title(f"master {self._setup.world.config.source or '(built-in defaults)'}")
+        row = self._board.rows[MASTER_ROW]
+        row.take_seat(os.getpid(), 0, time.time_ns() // 1_000_000)
+        self._find_orphans(range(1, SLOTS + 1))
+        try:
+            self._changeover.start(self._setup.first)
+            while self._running:
+                self._turn()
+        finally:
+            self._children.kill_all()
+            row.clear_gauges()
+            for asker in self._stop_askers:
+                asker.done({})
+            self._control.close()
+            self._setup.listeners.close()
+            self._signals.close()
+            self._selector.close()
+        self._log.info("stopped")
+
+    # -- the loop
+
+    def _turn(self) -> None:
+        for key, mask in self._selector.select(self._patience()):
+            try:
+                key.data(mask)
+            except Exception as error:  # one event's fault must not end the service of all
+                self._log.unexpected("master-fault", error)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + TICK
+            self._look(now)
+        self._requests.tick()
+        self._perform(self._fleet.tick(now, self._beats()))
+
+    def _patience(self) -> float:
+        moments = [self._next_look, self._fleet.wake_at(), self._requests.wake_at()]
+        return max(0.0, min(m for m in moments if m is not None) - time.monotonic())
+
+    def _look(self, now: float) -> None:
+        """What is looked at once a TICK."""
+        if self._fleet.foreign:
+            self._find_orphans(self._fleet.foreign)
+        if PREPARE in self._children.running and now >= self._prepare_end:
+            self._children.kill(PREPARE)
+        for asker in self._stop_askers:
+            asker.progress(self._left())
+
+    def _beats(self) -> dict[int, float]:
+        """Seconds since each worker's loop last turned, by slot; those that have not begun: no."""
+        now = time.monotonic_ns()
+        ages: dict[int, float] = {}
+        for member in self._fleet.members.values():
+            row, process = self._board.rows[member.slot], self._children.running.get(member.key)
+            beat = row.get("beat_ns")
+            if member.slot and beat and process and row.get("pid") == process.pid:
+                ages[member.slot] = (now - beat) / 1e9
+        return ages
+
+    def _find_orphans(self, slots: Iterable[int]) -> None:
+        """Which of `slots` a former master's workers still hold; the others are cleaned up."""
+        held = frozenset(self._setup.locked_slots()) & frozenset(slots)
+        for slot in frozenset(slots) - held:
+            self._vacate(slot)
+        if held != self._fleet.foreign:
+            self._log.info("orphans", slots=sorted(held))
+        self._fleet.foreign = held
+
+    def _vacate(self, slot: int) -> None:
+        self._board.rows[slot].clear_gauges()
+        self._to_reap.add(slot)
+        self._send_reaps()
+
+    def _send_reaps(self) -> None:
+        """Hand the keeper the slots whose process is gone; without a keeper they wait."""
+        for key in self.serving("keeper"):
+            while self._to_reap:
+                self.send(key, Reap(self._to_reap.pop()))
+
+    # -- events
+
+    def _on_signal(self, _mask: int) -> None:
+        for number in self._signals.read():
+            what = ON_SIGNAL.get(number)
+            if what:
+                self._log.info("signal", name=signal.Signals(number).name)
+            if what == "reload":
+                self.reload(Unheard())
+            elif what:
+                self.stop(what == "stop-now" or self._fleet.stopping, None)
+
+    def on_message(self, key: int, message: LinkMessage) -> None:
+        match message:
+            case Ready():
+                self._on_ready(key)
+            case Unable(reason=reason):
+                self._children.running[key].unable = reason
+                self._perform(self._fleet.unable(key, reason, time.monotonic()))
+            case SessionPage():
+                self._requests.on_page(key, message)
+            case Answer():
+                self._requests.on_answer(key, message)
+            case _:
+                self._log.warning("odd-message", message=type(message).__name__)
+
+    def _on_ready(self, key: int) -> None:
+        member = self._fleet.members.get(key)
+        if member is None:
+            return
+        self._log.info(
+            "ready",
+            process=member.label,
+            pid=self._children.running[key].pid,
+            slot=member.slot,
+            generation=member.generation,
+        )
+        self._perform(self._fleet.ready(key, time.monotonic()))
+        self._send_reaps()
+
+    def on_broken(self, key: int, why: str) -> None:
+        self._requests.gone(key)
+        if why:
+            self._log.debug("link-broken", key=key, why=why)
+        self._perform(self._fleet.broken(key, time.monotonic()))
+
+    def on_exit(self, key: int, process: Process, reason: str) -> None:
+        now = time.monotonic()
+        self._requests.gone(key)
+        if key == PREPARE:
+            failure = "" if reason == "status 0" else process.unable or f"preparing: {reason}"
+            self._perform(self._changeover.prepared(failure, now))
+            if failure and not self._changeover.serving:
+                self._perform(self._fleet.stop(now, HASTE))
+            return
+        seat = process.seat
+        self._log.info("ended", process=process.title, pid=process.pid, how=reason)
+        if seat.slot:
+            self._vacate(seat.slot)
+        elif seat.role == "keeper":
+            held = {m.slot for m in self._fleet.members.values()} | self._fleet.foreign
+            self._to_reap.update(set(range(1, SLOTS + 1)) - held)
+        self._perform(self._fleet.exited(key, reason, now))
+
+    # -- actions
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        queue = deque(actions)
+        while queue:
+            queue.extend(self._perform_one(queue.popleft()))
+
+    def _perform_one(self, action: Action) -> list[Action]:
+        match action:
+            case Spawn():
+                return self._spawn(action)
+            case SendDrain(key=key, timeout=timeout):
+                self.send(key, Drain(timeout))
+            case Kill(key=key, why=why):
+                self._log.warning("killed", process=self._fleet.members[key].label, why=why)
+                self._children.kill(key)
+            case Crashed():
+                self._board.rows[MASTER_ROW].add("restarts_total")
+                self._log.error(
+                    "died",
+                    process=label((action.role, action.number)),
+                    slot=action.slot,
+                    reason=action.reason,
+                    next_start_in=action.retry_in,
+                )
+            case Settled(failure=""):
+                self._board.rows[MASTER_ROW].set("generation", action.generation)
+                self._board.rows[MASTER_ROW].set("state", State.SERVING)
+                self._changeover.settled()
+                self._tell_manager()
+            case Settled(failure=failure):
+                self._changeover.failed(failure)
+                self._tell_manager()
+            case Retired(generation=generation):
+                self._changeover.retired(generation)
+            case Finished():
+                self._running = False
+        return []
+
+    def _spawn(self, action: Spawn) -> list[Action]:
+        world = self._changeover.worlds[action.generation]
+        try:
+            self._fork(action.key, action.role, world, action)
+        except OSError as error:
+            why = f"no process can be started: {error.strerror}"
+            return self._fleet.exited(action.key, why, time.monotonic())
+        return []
+
+    def _fork_prepare(self, world: World) -> None:
+        self._prepare_end = time.monotonic() + START_TIMEOUT
+        self._fork(PREPARE, "prepare", world, Spawn(PREPARE, "prepare", 0, 0, 0))
+
+    def _fork(self, key: int, role: str, world: World, spawn: Spawn) -> None:
+        served = world.listeners if role == "worker" else ()
+
+        def make_seat(link: socket.socket) -> ChildSeat:
+            return ChildSeat(
+                *(role, spawn.slot, spawn.number, spawn.generation),
+                *(world.config, self._board, link, served),
+            )
+
+        self._children.fork(key, make_seat)
+
+    def _release(self, seat: ChildSeat) -> None:
+        """In a new child: close what is the master's."""
+        self._selector.close()
+        self._signals.release()
+        self._control.release()
+        self._setup.listeners.close_all_but(seat.listeners)
+        self._changeover.release(seat.listeners)
+        self._setup.release()
+
+    def _tell_manager(self) -> None:
+        """After a changeover: the service manager hears that it is over, however it ended."""
+        if self._changeover.serving and not self._fleet.stopping:
+            self._setup.notifier.ready(f"serving, generation {self._changeover.serving}")
+
+    def _left(self) -> str:
+        workers = [m for m in self._fleet.members.values() if m.role == "worker"]
+        counts = [sum(self._board.rows[m.slot].get(n) for m in workers) for n in COUNTED]
+        noun = "worker" if len(workers) == 1 else "workers"
+        return f"stopping: {len(workers)} {noun}, {counts[0]} sessions, {counts[1]} transfers"
+
+    # -- what requests need
+
+    def status(self) -> dict[str, Any]:
+        return status_body(
+            *(self._fleet, self._children.running, self._board, self._changeover.world),
+            *(self._started, self._changeover.last),
+        )
+
+    def reload(self, asker: Asker) -> None:
+        self._setup.notifier.reloading()
+        if not self._changeover.reload(asker):
+            self._tell_manager()
+
+    def stop(self, now: bool, asker: Asker | None) -> None:
+        if asker:
+            self._stop_askers.append(asker)
+            asker.progress(self._left())
+        graceful = float(self._changeover.world.config.server.graceful_timeout)
+        timeout = HASTE if now else graceful
+        self._log.info("stopping", timeout=timeout)
+        self._setup.notifier.stopping("at once" if now else f"within {graceful:g} s")
+        self._board.rows[MASTER_ROW].set("state", State.DRAINING)
+        self._setup.listeners.close()  # the kernel refuses newcomers as soon as workers drain
+        actions = self._fleet.stop(time.monotonic(), timeout)
+        self._perform(actions)
+        self._changeover.failed("the daemon is stopping")
+
+    def set_workers(self, count: int) -> int:
+        wanted = worker_count(count)
+        self._perform(self._fleet.set_workers(wanted, time.monotonic()))
+        self._log.info("workers", count=wanted)
+        return wanted
+
+    def serving(self, role: str) -> list[int]:
+        states = (MemberState.READY,) if role == "keeper" else ACTIVE
+        return [m.key for m in self._fleet.members.values() if m.role == role and m.state in states]
+
+    def send(self, key: int, message: LinkMessage) -> None:
+        self._children.send(key, message)
+
+
+class Unheard:
+    """Who asked by a signal: the log tells how it went."""
+
+    def progress(self, line: str) -> None:
+        pass
+
+    def done(self, body: dict[str, Any]) -> None:
+        pass
+
+    def failed(self, code: str, message: str) -> None:
+        pass

@@ -1,0 +1,268 @@
+"""Scoreboard and ledger as Prometheus metric families.  Reads only; no sockets.
+
+Rules
+  1. The number of series is bounded: by slots, by the codes of errors.py, and by `top_users`.
+  2. A counter is the sum over all rows, so it survives its workers and never goes backwards.
+  3. What cannot be read costs its own series, not the scrape.
+
+Names and units follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from forkd import __version__
+from forkd.errors import CODES
+from forkd.log import Log
+from forkd.scoreboard import (
+    DIRECTIONS,
+    DOORS,
+    DURATION_BOUNDS,
+    LOGINS,
+    MASTER_ROW,
+    OUTCOMES,
+    SIZE_BOUNDS,
+    Scoreboard,
+    Seat,
+    State,
+)
+
+OTHERS = "_other"
+"""The label under which all accounts but the fullest are summed."""
+
+_PLAIN_COUNTERS = (
+    ("forkd_worker_restarts", "restarts_total", "Workers replaced because they had died."),
+    ("forkd_connections", "connections_total", "Connections accepted."),
+    ("forkd_sessions", "sessions_total", "Sessions begun."),
+    ("forkd_registrations", "registrations_total", "Accounts made by self-registration."),
+    ("forkd_commands", "commands_total", "Configured commands started for users."),
+    ("forkd_partials_expired", "partials_expired_total", "Interrupted uploads dropped by age."),
+    ("forkd_quota_repairs", "repairs_total", "Accounts whose charge was corrected."),
+)
+_LABELLED_COUNTERS = (
+    ("forkd_reloads", "reloads_total", "outcome", ("ok", "failed"), "Reloads by outcome."),
+    ("forkd_logins", "logins_total", "outcome", LOGINS, "Log-ins by outcome."),
+    ("forkd_refusals", "refusals_total", "reason", tuple(CODES), "Requests refused, by code."),
+)
+
+
+class Account(Protocol):
+    """What is told of an account, in bytes; a `limit` of None is unlimited."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def charged(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def reserved(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One user's series (or the others' sum), in bytes."""
+
+    user: str
+    used: int
+    reserved: int
+    limit: int | None
+
+    @property
+    def fullness(self) -> tuple[float, int]:
+        """Sorts by the used part of the limit, then by use."""
+        if self.limit is None:
+            return 0.0, self.used
+        return (self.used / self.limit if self.limit else 1.0), self.used
+
+
+def fullest(accounts: Iterable[Account], top: int) -> list[Usage]:
+    """The `top` fullest accounts and the sum of the rest as OTHERS.
+
+    The sum has a limit only where every account in it has one.
+    """
+    usages: dict[str, Usage] = {}
+    for cell in accounts:
+        usage = Usage(cell.name, cell.charged, cell.reserved, cell.limit)
+        # one series twice would make Prometheus drop the whole scrape
+        known = usages.get(usage.user)
+        usages[usage.user] = usage if known is None else _sum(usage.user, [known, usage])
+    ranked = sorted(usages.values(), key=lambda usage: usage.fullness, reverse=True)
+    if len(ranked) <= top:
+        return ranked
+    shown = [usage for usage in ranked[:top] if usage.user != OTHERS]
+    rest = [usage for usage in ranked if usage not in shown]
+    return [*shown, _sum(OTHERS, rest)]
+
+
+def _sum(user: str, usages: list[Usage]) -> Usage:
+    limits = [usage.limit for usage in usages if usage.limit is not None]
+    return Usage(
+        user,
+        sum(usage.used for usage in usages),
+        sum(usage.reserved for usage in usages),
+        sum(limits) if len(limits) == len(usages) else None,
+    )
+
+
+class BoardCollector(Collector):
+    """All families of a scrape.
+
+    `accounts` is called once a scrape.  When it raises OSError, ValueError or LookupError, the
+    scrape goes on without the quota series.
+    """
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        accounts: Callable[[], Iterable[Account]],
+        top_users: int,
+        log: Log,
+    ) -> None:
+        self._board = board
+        self._log = log
+        self._accounts = accounts
+        self._top_users = top_users
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("forkd_build", "Version of forkd.", {"version": __version__})
+        yield from self._process_families()
+        yield from self._counter_families()
+        yield from self._transfer_families()
+        yield from self._quota_families()
+
+    def _process_families(self) -> Iterator[Metric]:
+        master = self._board.rows[MASTER_ROW]
+        yield GaugeMetricFamily(
+            "forkd_start_time_seconds",
+            "When the master started, in seconds since 1970.",
+            master.get("started_ms") / 1000,
+        )
+        yield GaugeMetricFamily(
+            "forkd_config_generation",
+            "Generation of the configuration that is served.",
+            master.get("generation"),
+        )
+        seats = list(self._board.seats())
+        workers = GaugeMetricFamily("forkd_workers", "Workers by state.", labels=["state"])
+        for state in (State.STARTING, State.SERVING, State.DRAINING):
+            workers.add_metric([state.name.lower()], sum(seat.state is state for seat in seats))
+        yield workers
+        yield _heartbeats(seats)
+        yield GaugeMetricFamily(
+            "forkd_sessions", "Sessions that are open.", sum(seat.sessions for seat in seats)
+        )
+        yield GaugeMetricFamily(
+            "forkd_transfers_active",
+            "Transfers under way.",
+            sum(seat.transfers for seat in seats),
+        )
+
+    def _counter_families(self) -> Iterator[Metric]:
+        total = self._board.total
+        for name, cell, text in _PLAIN_COUNTERS:
+            yield CounterMetricFamily(name, text, total(cell))
+        for name, cell, label, values, text in _LABELLED_COUNTERS:
+            family = CounterMetricFamily(name, text, labels=[label])
+            for value in values:
+                family.add_metric([value], total(f"{cell}:{value}"))
+            yield family
+
+    def _transfer_families(self) -> Iterator[Metric]:
+        total = self._board.total
+        ended = CounterMetricFamily(
+            "forkd_transfers",
+            "Transfers that ended.",
+            labels=["protocol", "direction", "outcome"],
+        )
+        moved = CounterMetricFamily(
+            "forkd_transfer_bytes",
+            "Bytes of content moved, of failed transfers too.",
+            labels=["protocol", "direction"],
+        )
+        for door in DOORS:
+            for direction in DIRECTIONS:
+                moved.add_metric([door, direction], total(f"bytes_total:{door}:{direction}"))
+                for outcome in OUTCOMES:
+                    cell = f"transfers_total:{door}:{direction}:{outcome}"
+                    ended.add_metric([door, direction, outcome], total(cell))
+        yield ended
+        yield moved
+        duration = HistogramMetricFamily(
+            "forkd_transfer_duration_seconds", "Duration of complete transfers.", labels=_DIRECTION
+        )
+        size = HistogramMetricFamily(
+            "forkd_transfer_size_bytes", "Size of complete transfers.", labels=_DIRECTION
+        )
+        for way in DIRECTIONS:
+            buckets = self._buckets(f"duration_bucket:{way}", DURATION_BOUNDS)
+            duration.add_metric([way], buckets, total(f"duration_us_sum:{way}") / 1e6)
+            buckets = self._buckets(f"size_bucket:{way}", SIZE_BOUNDS)
+            size.add_metric([way], buckets, total(f"size_sum:{way}"))
+        yield duration
+        yield size
+
+    def _buckets(self, cell: str, bounds: tuple[float, ...]) -> list[tuple[str, float]]:
+        counts = (self._board.total(f"{cell}:{i}") for i in range(len(bounds) + 1))
+        names = (*map(str, bounds), "+Inf")
+        return list(zip(names, map(float, accumulate(counts)), strict=True))
+
+    def _quota_families(self) -> Iterator[Metric]:
+        used = GaugeMetricFamily(
+            "forkd_quota_used_bytes",
+            "Bytes charged to the account, reservations included.",
+            labels=["user"],
+        )
+        reserved = GaugeMetricFamily(
+            "forkd_quota_reserved_bytes", "Bytes reserved by uploads.", labels=["user"]
+        )
+        limit = GaugeMetricFamily(
+            "forkd_quota_limit_bytes",
+            "The account's quota; no series for an unlimited one.",
+            labels=["user"],
+        )
+        for usage in self._usages():
+            used.add_metric([usage.user], usage.used)
+            reserved.add_metric([usage.user], usage.reserved)
+            if usage.limit is not None:
+                limit.add_metric([usage.user], usage.limit)
+        yield used
+        yield reserved
+        yield limit
+
+    def _usages(self) -> list[Usage]:
+        try:
+            return fullest(self._accounts(), self._top_users)
+        except (OSError, ValueError, LookupError) as error:
+            self._log.warning("no quota series: the ledger cannot be read", error=repr(error))
+            return []
+
+
+_DIRECTION = ("direction",)
+
+
+def _heartbeats(seats: list[Seat]) -> Metric:
+    now = time.monotonic_ns()
+    family = GaugeMetricFamily(
+        "forkd_worker_heartbeat_age_seconds",
+        "Time since the last turn of the worker's loop.",
+        labels=["slot"],
+    )
+    for seat in seats:
+        if seat.beat_ns:
+            family.add_metric([str(seat.slot)], max(0, now - seat.beat_ns) / 1e9)
+    return family

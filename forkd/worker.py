@@ -1,0 +1,390 @@
+"""A worker: accepts, and serves its sessions on one epoll loop with a pool beside it.
+
+Rules
+  1. Everything that is per process is made here, after the fork.
+  2. Sessions are armed one-shot: while a session is in a job or a queue, no event comes for it.
+  3. SHORT jobs run on the loop's thread, LONG ones in the pool: `_run` decides, nobody else.
+  4. Told to drain, or without a master, it takes nothing new, lets transfers finish, and leaves.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from forkd import messages, tlscontext
+from forkd.accept import describe_peer, session_ids
+from forkd.accounts import open_accounts
+from forkd.commit import make_committer
+from forkd.core import Core, Peer
+from forkd.doors.native import NativeDoor
+from forkd.errors import StartError
+from forkd.link import Link
+from forkd.log import Log, open_log
+from forkd.messages import LinkMessage
+from forkd.partials import Namer
+from forkd.pool import Mailbox, Pool
+from forkd.quota import MappedLedger, open_ledger
+from forkd.reaper import reap
+from forkd.scoreboard import State
+from forkd.seat import BoundListener, ChildSeat
+from forkd.session import Activity, Again, Closed, Job, Outcome, Park, Session, Weight
+from forkd.store import LocalStore
+from forkd.title import set_title
+from forkd.transfer import Kits
+
+_ACCEPTS_A_TURN = 64
+_EVENTS_A_TURN = 256
+_TICK = 1.0
+_READ_BUFFER = 64 * 1024
+_PAGE = 200
+_EPOLLEXCLUSIVE = select.EPOLLEXCLUSIVE
+
+
+def main(seat: ChildSeat) -> int:
+    """Serve until told to leave.  Raises StartError."""
+    log = open_log(seat.config.log, process="worker", slot=seat.slot)
+    _raise_descriptor_limit()
+    ledger = _take_slot(seat)
+    worker = Worker(seat, ledger, log)
+    gc.freeze()
+    worker.serve()
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _take_slot(seat: ChildSeat) -> MappedLedger:
+    """Hold the slot; what a dead predecessor left in it is returned first."""
+    ledger = open_ledger(seat.config, seat.slot)
+    ends = time.monotonic() + 10
+    while not ledger.file.hold_slot(seat.slot):
+        if time.monotonic() > ends:
+            raise StartError(f"slot {seat.slot} of the quota ledger is held by another process")
+        time.sleep(0.02)  # the keeper is reaping it
+    reap(ledger.file, seat.slot, seat.config.storage.path)
+    return ledger
+
+
+class Worker:
+    """The loop and what it holds."""
+
+    def __init__(self, seat: ChildSeat, ledger: MappedLedger, log: Log) -> None:
+        config = seat.config
+        self._seat = seat
+        self._log = log
+        self._row = seat.board.rows[seat.slot]
+        self._row.take_seat(os.getpid(), seat.generation, int(time.time() * 1000))
+        self._link = Link(seat.link)
+        self._epoll = select.epoll()
+        self._mailbox = Mailbox()
+        self._pool = Pool()
+        self._tls = tlscontext.server_context(config)
+        self._sessions: dict[int, Session] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._listeners = {held.socket.fileno(): held for held in seat.listeners}
+        self._accepting = False
+        self._queue: deque[Session] = deque()
+        self._buffer = memoryview(bytearray(_READ_BUFFER))
+        self._next_id = session_ids(seat.slot)
+        self._draining = False
+        self._deadline: float | None = None
+        self._title = ""
+        self._core = Core(
+            config=config,
+            generation=seat.generation,
+            accounts=open_accounts(config),
+            store=LocalStore(config.storage.path),
+            ledger=ledger,
+            committer=make_committer(config.storage.durability, self._pool, self._mailbox),
+            namer=Namer(seat.slot),
+            kits=Kits(),
+            row=self._row,
+            log=log,
+            watch=self._watch,
+            unwatch=self._unwatch,
+        )
+
+    def serve(self) -> None:
+        """The loop; returns when it is time to leave."""
+        self._epoll.register(self._link, select.EPOLLIN)
+        self._epoll.register(self._mailbox.fd, select.EPOLLIN)
+        self._accept_again()
+        self._row.set("state", State.SERVING)
+        self._link.send(messages.Ready())
+        self._tick()
+        ticked = time.monotonic()
+        while not self._may_leave():
+            events = self._epoll.poll(0 if self._queue else _TICK, _EVENTS_A_TURN)
+            self._row.set("beat_ns", time.monotonic_ns())
+            for fd, _ in events:
+                self._on_event(fd)
+            for _ in range(len(self._queue)):
+                session = self._queue.popleft()
+                session.queued = False
+                self._step(session)
+            if time.monotonic() - ticked >= _TICK:
+                ticked = time.monotonic()
+                self._tick()
+        self._leave()
+
+    def _on_event(self, fd: int) -> None:
+        session = self._sessions.get(fd)
+        if session is not None:
+            if not session.queued and not session.in_job:
+                self._step(session)
+        elif fd in self._watched:
+            self._watched[fd]()
+        elif fd in self._listeners:
+            self._accept(self._listeners[fd])
+        elif fd == self._mailbox.fd:
+            self._mailbox.deliver()
+        elif fd == self._link.fileno():
+            self._on_link()
+
+    # sessions
+
+    def _accept(self, held: BoundListener) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            if len(self._sessions) >= self._core.config.limits.sessions_per_worker:
+                self._pause_accepting()
+                return
+            try:
+                sock, _ = held.socket.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                self._log.warning("accept-failed", error=str(error), listener=str(held.address))
+                self._pause_accepting()
+                return
+            self._open_session(sock, held)
+
+    def _open_session(self, sock: socket.socket, held: BoundListener) -> None:
+        sock.setblocking(False)
+        try:
+            address, trusted = describe_peer(sock, held.address)
+        except OSError:
+            sock.close()
+            return
+        ident = self._next_id()
+        activity = Activity()
+        fd = sock.fileno()
+        peer = Peer(ident, address, trusted, lambda: self._wake(fd, ident))
+        tls = None if held.address.family == "unix" else self._tls
+        door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer)
+        session = Session(ident, address, time.time(), sock, door, activity)
+        self._sessions[fd] = session
+        self._epoll.register(fd, select.EPOLLONESHOT)
+        self._row.add("connections_total")
+        self._step(session)
+
+    def _wake(self, fd: int, ident: str) -> None:
+        """Step a session soon, or once its job is over."""
+        session = self._sessions.get(fd)
+        if session is None or session.id != ident:
+            return
+        if session.in_job:
+            session.woken = True
+        elif not session.queued:
+            session.queued = True
+            self._queue.append(session)
+
+    def _step(self, session: Session) -> None:
+        try:
+            outcome = session.door.step()
+        except Exception as error:
+            outcome = self._failed(session, error)
+        self._run(session, outcome)
+
+    def _failed(self, session: Session, error: BaseException) -> Outcome:
+        try:
+            return session.door.failed(error)
+        except ConnectionError as broken:
+            return Closed(str(broken) or "the connection broke")
+        except Exception as fault:
+            self._log.unexpected("door-failed", fault, session=session.id)
+            return Closed("a fault in the server")
+
+    def _run(self, session: Session, outcome: Outcome) -> None:
+        """Carry an outcome out; the one place that decides where a job runs."""
+        while isinstance(outcome, Job):
+            if outcome.weight is Weight.LONG:
+                session.in_job = True
+                self._pool.submit(partial(self._work, session, outcome.work))
+                return
+            try:
+                outcome = outcome.work()
+            except Exception as error:
+                outcome = self._failed(session, error)
+        match outcome:
+            case Park():
+                session.deadline = time.monotonic() + outcome.patience
+                if outcome.wants:
+                    mask = outcome.wants | select.EPOLLONESHOT
+                    self._epoll.modify(session.sock, mask)
+                if session.woken:
+                    session.woken = False
+                    self._wake(session.sock.fileno(), session.id)
+            case Again():
+                session.woken = False
+                self._wake(session.sock.fileno(), session.id)
+            case Closed():
+                self._close(session, outcome.reason)
+
+    def _work(self, session: Session, work: Callable[[], Outcome]) -> None:
+        """On a pool thread."""
+        result: Outcome | BaseException
+        try:
+            result = work()
+        except Exception as error:
+            result = error
+        self._mailbox.post(lambda: self._worked(session, result))
+
+    def _worked(self, session: Session, result: Outcome | BaseException) -> None:
+        session.in_job = False
+        if isinstance(result, BaseException):
+            result = self._failed(session, result)
+        self._run(session, result)
+
+    def _close(self, session: Session, reason: str) -> None:
+        if self._sessions.pop(session.sock.fileno(), None) is None:
+            return
+        try:
+            session.door.close()
+        except Exception as fault:
+            self._log.unexpected("door-failed", fault, session=session.id)
+        session.sock.close()
+        self._log.debug("closed", session=session.id, address=session.peer, reason=reason)
+
+    def _watch(self, fd: int, call: Callable[[], None]) -> None:
+        mask = select.EPOLLIN | select.EPOLLONESHOT
+        if fd in self._watched:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+        self._watched[fd] = call
+
+    def _unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # accepting
+
+    def _accept_again(self) -> None:
+        if self._accepting or self._draining:
+            return
+        self._accepting = True
+        for fd in self._listeners:
+            self._epoll.register(fd, select.EPOLLIN | _EPOLLEXCLUSIVE)
+
+    def _pause_accepting(self) -> None:
+        """Others may accept meanwhile; the next tick looks again."""
+        if not self._accepting:
+            return
+        self._accepting = False
+        for fd in self._listeners:
+            self._epoll.unregister(fd)
+
+    # the master
+
+    def _on_link(self) -> None:
+        for message in self._link.receive():
+            self._on_message(message)
+        if self._link.eof or self._link.fault:
+            self._epoll.unregister(self._link)
+            if not self._draining:
+                self._log.warning("master-gone", sessions=len(self._sessions))
+            self._drain(None)
+
+    def _on_message(self, message: LinkMessage) -> None:
+        match message:
+            case messages.Drain():
+                self._drain(message.timeout)
+            case messages.ListSessions():
+                self._list_sessions(message.tag)
+            case messages.Kick():
+                found = [s for s in self._sessions.values() if s.id == message.session]
+                for session in found:
+                    session.door.kick()
+                    self._wake(session.sock.fileno(), session.id)
+                self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
+            case messages.AccountChanged():
+                for session in list(self._sessions.values()):
+                    if session.activity.user == message.name:
+                        session.door.account_changed()
+                        self._wake(session.sock.fileno(), session.id)
+
+    def _list_sessions(self, tag: int) -> None:
+        infos = [session.info(self._seat.slot) for session in self._sessions.values()]
+        pages = [infos[i : i + _PAGE] for i in range(0, len(infos), _PAGE)] or [[]]
+        for number, page in enumerate(pages, 1):
+            self._link.send(messages.SessionPage(tag, page, number < len(pages)))
+
+    def _drain(self, timeout: float | None) -> None:
+        if timeout is not None:
+            self._deadline = time.monotonic() + timeout
+        if self._draining:
+            return
+        self._draining = True
+        self._pause_accepting()
+        for held in self._listeners.values():
+            held.socket.close()
+        self._listeners.clear()
+        self._row.set("state", State.DRAINING)
+        for session in list(self._sessions.values()):
+            session.door.drain()
+            self._wake(session.sock.fileno(), session.id)
+
+    def _may_leave(self) -> bool:
+        if not self._draining:
+            return False
+        if not self._sessions:
+            return self._core.committer.idle
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _leave(self) -> None:
+        """Sessions in a job end with the process; the keeper returns what they had reserved."""
+        for session in list(self._sessions.values()):
+            if not session.in_job:
+                self._close(session, "going away")
+
+    # once a second
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        transfers = 0
+        for session in list(self._sessions.values()):
+            transfers += session.activity.transferring
+            if now > session.deadline and not session.in_job and not session.queued:
+                self._run(session, self._time_out(session))
+        if not self._accepting:
+            self._accept_again()
+        if self._link.wants_write:
+            self._link.flush()
+        sessions = len(self._sessions)
+        self._row.set("sessions", sessions)
+        self._row.set("transfers", transfers)
+        title = f"worker {self._seat.number} ({sessions} sessions, {transfers} transfers)"
+        if self._draining:
+            title += " draining"
+        if title != self._title:
+            self._title = title
+            set_title(title)
+
+    def _time_out(self, session: Session) -> Outcome:
+        try:
+            return session.door.timed_out()
+        except Exception as error:
+            return self._failed(session, error)
