@@ -1,22 +1,15 @@
 """The embedded `Accounts`: one SQLite file, shared by all processes of one machine.
 
 Rules
-  1. WAL mode with synchronous=FULL: what was answered survives a power cut
-     (https://sqlite.org/pragma.html#pragma_synchronous).
-  2. A connection belongs to one thread of one process and is made when it is first needed: SQLite
-     does not survive a fork (https://sqlite.org/howtocorrupt.html, section 2.6).
-  3. No password is hashed while the database is locked for writing.
-  4. The files have mode 0600 and the owner of the state folder.
+  1. No password is hashed while the database is locked for writing.
+  2. What a peer sends as a name is looked up only if an account may have it.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
 
 from argon2 import PasswordHasher
 
@@ -33,13 +26,13 @@ from forkd.accounts import (
 )
 from forkd.config import PERMISSIONS
 from forkd.config import Accounts as AccountRules
-from forkd.errors import Refusal, StartError
+from forkd.database import Database
+from forkd.errors import Refusal
 from forkd.passwords import Passwords
 from forkd.units import Bytes
 
 DATABASE = "accounts.db"
 SCHEMA_VERSION = 1
-_BUSY_SECONDS = 10.0
 _PAGE = 500
 _TABLE = """
 CREATE TABLE account (
@@ -83,11 +76,9 @@ class SqliteAccounts:
     def __init__(
         self, path: str, rules: AccountRules, hasher: PasswordHasher | None = None
     ) -> None:
-        self._path = path
         self._max = rules.max
         self._passwords = Passwords(rules.min_password, hasher)
-        self._local = _Local()
-        _make_database(path)
+        self._db = Database(path, _TABLE, SCHEMA_VERSION, "accounts")
 
     def add(
         self,
@@ -106,7 +97,7 @@ class SqliteAccounts:
         if self.get(name) is not None:  # told before the costly hash; the lock below decides
             raise _taken(name)
         hashed = self._passwords.hash(password)
-        with self._write() as db:
+        with self._db.write() as db:
             self._check_free(db, name, home)
             number, now = self._free_id(db), time.time()
             account = Account(number, name, home, quota, enabled, chosen, now, now)
@@ -119,7 +110,7 @@ class SqliteAccounts:
         return _account(row) if row else None
 
     def by_id(self, account_id: int) -> Account | None:
-        with self._read() as db:
+        with self._db.read() as db:
             row = db.execute(f"{_SELECT} WHERE id = ?", (account_id,)).fetchone()
         return _account(row) if row else None
 
@@ -137,7 +128,7 @@ class SqliteAccounts:
         if self.get(name) is None:
             raise _missing(name)
         hashed = self._passwords.hash(password)
-        with self._write() as db:
+        with self._db.write() as db:
             db.execute(
                 "UPDATE account SET hash = ?, password_changed = ? WHERE name = ?",
                 (hashed, time.time(), name),
@@ -155,12 +146,12 @@ class SqliteAccounts:
         chosen = None if permissions is None else _join(check_permissions(permissions))
         if not is_name(name):
             raise _missing(name)
-        with self._write() as db:
+        with self._db.write() as db:
             db.execute(_CHANGE, (_plain(quota), chosen, enabled, name))
             return _one(db, name)
 
     def remove(self, name: str) -> Account:
-        with self._write() as db:
+        with self._db.write() as db:
             account = _one(db, name)
             db.execute("DELETE FROM account WHERE id = ?", (account.id,))
         return account
@@ -168,7 +159,7 @@ class SqliteAccounts:
     def list(self) -> Iterator[Account]:
         last = ""
         while True:  # by pages: a slow reader must not hold a snapshot open
-            with self._read() as db:
+            with self._db.read() as db:
                 rows = db.execute(
                     f"{_SELECT} WHERE name > ? ORDER BY name LIMIT ?", (last, _PAGE)
                 ).fetchall()
@@ -178,15 +169,13 @@ class SqliteAccounts:
             last = rows[-1][1]
 
     def close(self) -> None:
-        if self._local.db is not None and self._local.pid == os.getpid():
-            self._local.db.close()
-            self._local.db = None
+        self._db.close()
 
     def _renew(self, account: Account, old: str, password: str) -> None:
         """Hash anew with today's parameters, unless the password was changed meanwhile."""
         try:
             hashed = self._passwords.hash(password)
-            with self._write() as db:
+            with self._db.write() as db:
                 db.execute(
                     "UPDATE account SET hash = ? WHERE id = ? AND hash = ?",
                     (hashed, account.id, old),
@@ -197,7 +186,7 @@ class SqliteAccounts:
     def _find(self, name: str) -> _Row | None:
         if not is_name(name):
             return None
-        with self._read() as db:
+        with self._db.read() as db:
             row: _Row | None = db.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
         return row
 
@@ -220,102 +209,6 @@ class SqliteAccounts:
                 f"all {self._max} accounts that accounts.max allows exist; remove one or raise it",
             )
         return free
-
-    @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
-        with _translated():
-            yield self._connection()
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is alone in writing; committed unless something is raised."""
-        with _translated():
-            db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _connection(self) -> sqlite3.Connection:
-        local = self._local
-        if local.db is not None and local.pid != os.getpid():
-            # Closing it here could drop files that the parent still uses.
-            local.inherited.append(local.db)
-            local.db = None
-        if local.db is None:
-            local.db, local.pid = _connect(self._path), os.getpid()
-        return local.db
-
-
-class _Local(threading.local):
-    """One thread's connection, and those a fork left behind."""
-
-    def __init__(self) -> None:
-        self.db: sqlite3.Connection | None = None
-        self.pid = 0
-        self.inherited: list[sqlite3.Connection] = []
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    db = sqlite3.connect(
-        f"file:{quoted}?mode=rw", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
-    )
-    try:
-        db.execute("PRAGMA synchronous = FULL")
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _make_database(path: str) -> None:
-    """Create the file with its table where it is missing.  Raises StartError."""
-    try:
-        # Made here for its mode, which SQLite's -wal and -shm files then take over.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    except OSError as error:
-        raise StartError(f"{path}: the accounts cannot be opened: {error.strerror}") from None
-    try:
-        with closing(_connect(path)) as db:
-            version = _version(db)
-            if version == 0:
-                _create_table(db)
-            elif version > SCHEMA_VERSION:
-                raise StartError(
-                    f"{path}: the accounts were written by a newer forkd (schema {version}, this "
-                    f"one knows {SCHEMA_VERSION}); install that version again"
-                )
-    except sqlite3.Error as error:
-        raise StartError(f"{path}: the accounts cannot be used: {error}") from None
-
-
-def _create_table(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("BEGIN IMMEDIATE")
-    if _version(db) == 0:  # another process may have been faster
-        db.execute(_TABLE)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    db.execute("COMMIT")
-
-
-def _version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Name whose fault a database error is; SQLite's own words go along."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise Refusal("busy", "the accounts are being changed; try again") from error
-        raise Refusal("io-error", f"the accounts cannot be reached: {error}") from error
 
 
 def _one(db: sqlite3.Connection, name: str) -> Account:

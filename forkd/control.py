@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,6 +28,7 @@ from forkd.messages import (
     decode_control,
     encode,
 )
+from forkd.peercred import is_trusted
 
 CLIENTS_MAX = 32
 REQUEST_MAX = 65536
@@ -37,11 +37,20 @@ UNREAD_MAX = 64 * 1024**2
 """Bytes of answers a client may leave unread; a list of all sessions fits."""
 LINGER = 0.2
 """Seconds a last answer may take to be written when the connection is closed."""
-_UCRED = struct.Struct("3i")
 
 
 class Asker(Protocol):
     """Where the answers to a request go.  After `done` or `failed` the rest is swallowed."""
+
+    def progress(self, line: str) -> None: ...
+
+    def done(self, body: dict[str, Any]) -> None: ...
+
+    def failed(self, code: str, message: str) -> None: ...
+
+
+class Nobody:
+    """The asker behind a signal: nobody listens, the log tells how it went."""
 
     def progress(self, line: str) -> None: ...
 
@@ -92,10 +101,7 @@ class ControlServer:
             return  # it went away again, or no descriptor is left: it will be tried anew
         sock.setblocking(False)
         client = Client(sock, self._selector, self._handle, self._clients.discard)
-        _, uid, _ = _UCRED.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
-        if uid not in (0, os.geteuid()):
+        if not is_trusted(sock):
             client.refuse("denied", "only root and the daemon's own user may steer forkd")
         elif len(self._clients) >= CLIENTS_MAX:
             client.refuse("busy", f"{CLIENTS_MAX} control clients are connected already")

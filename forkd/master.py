@@ -14,18 +14,14 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from forkd.changeover import Changeover
 from forkd.children import Children
-from forkd.control import Asker, ControlServer
+from forkd.control import Asker, ControlServer, Nobody
 from forkd.fleet import START_TIMEOUT, Fleet
-from forkd.listeners import Listeners
-from forkd.log import Log
 from forkd.messages import Answer, Drain, LinkMessage, Ready, Reap, SessionPage, Unable
-from forkd.notify import Notifier
 from forkd.processes import Process
 from forkd.reload import worker_count
 from forkd.requests import Requests
@@ -41,9 +37,11 @@ from forkd.roster import (
     Spawn,
     label,
 )
-from forkd.scoreboard import MASTER_ROW, SLOTS, Scoreboard, State
+from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
+from forkd.setup import Setup
 from forkd.signals import SignalPipe
+from forkd.slots import Slots
 from forkd.status import World, status_body
 from forkd.title import set_title
 
@@ -64,25 +62,6 @@ HASTE = 0.0
 """The drain time, in seconds, of a stop at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What was made before the loop.
-
-    `locked_slots` asks the kernel which slots somebody holds.  `first` hears how the start went.
-    `release` closes, in a child, what belongs to the start: lock files, pipes.
-    """
-
-    world: World
-    listeners: Listeners
-    board: Scoreboard
-    log: Log
-    notifier: Notifier
-    control_path: str
-    locked_slots: Callable[[], Iterable[int]]
-    first: Asker
-    release: Callable[[], None]
-
-
 class Master:
     """The daemon's first process.  `run` returns when the daemon has stopped."""
 
@@ -94,6 +73,7 @@ class Master:
         self._selector = selectors.DefaultSelector()
         self._children = Children(self._selector, self, self._release)
         self._fleet = Fleet()
+        self._slots = Slots(self._fleet, setup.board, setup.locked_slots, self._reap)
         self._changeover = Changeover(
             *(self._fleet, setup.listeners, setup.board, setup.log, setup.world),
             self._fork_prepare,
@@ -103,7 +83,6 @@ class Master:
         self._signals = SignalPipe((*ON_SIGNAL, signal.SIGCHLD))
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
         self._started = time.monotonic()
-        self._to_reap = set(range(1, SLOTS + 1))
         self._stop_askers: list[Asker] = []
         self._next_look = 0.0
         self._prepare_end = 0.0
@@ -114,7 +93,9 @@ class Master:
         set_title(f"master {self._setup.world.config.source or '(built-in defaults)'}")
         row = self._board.rows[MASTER_ROW]
         row.take_seat(os.getpid(), 0, time.time_ns() // 1_000_000)
-        self._find_orphans(range(1, SLOTS + 1))
+        orphans = self._slots.begin()
+        if orphans:
+            self._log.info("orphans", slots=sorted(orphans))
         try:
             self._changeover.start(self._setup.first)
             while self._running:
@@ -143,7 +124,7 @@ class Master:
             self._next_look = now + TICK
             self._look(now)
         self._requests.tick()
-        self._perform(self._fleet.tick(now, self._beats()))
+        self._perform(self._fleet.tick(now, self._slots.beats(self._children.running)))
 
     def _patience(self) -> float:
         moments = [self._next_look, self._fleet.wake_at(), self._requests.wake_at()]
@@ -151,43 +132,18 @@ class Master:
 
     def _look(self, now: float) -> None:
         """What is looked at once a TICK."""
-        if self._fleet.foreign:
-            self._find_orphans(self._fleet.foreign)
+        self._slots.look()
         if PREPARE in self._children.running and now >= self._prepare_end:
             self._children.kill(PREPARE)
         for asker in self._stop_askers:
             asker.progress(self._left())
 
-    def _beats(self) -> dict[int, float]:
-        """Seconds since each worker's loop last turned, by slot; those that have not begun: no."""
-        now = time.monotonic_ns()
-        ages: dict[int, float] = {}
-        for member in self._fleet.members.values():
-            row, process = self._board.rows[member.slot], self._children.running.get(member.key)
-            beat = row.get("beat_ns")
-            if member.slot and beat and process and row.get("pid") == process.pid:
-                ages[member.slot] = (now - beat) / 1e9
-        return ages
-
-    def _find_orphans(self, slots: Iterable[int]) -> None:
-        """Which of `slots` a former master's workers still hold; the others are cleaned up."""
-        held = frozenset(self._setup.locked_slots()) & frozenset(slots)
-        for slot in frozenset(slots) - held:
-            self._vacate(slot)
-        if held != self._fleet.foreign:
-            self._log.info("orphans", slots=sorted(held))
-        self._fleet.foreign = held
-
-    def _vacate(self, slot: int) -> None:
-        self._board.rows[slot].clear_gauges()
-        self._to_reap.add(slot)
-        self._send_reaps()
-
-    def _send_reaps(self) -> None:
-        """Hand the keeper the slots whose process is gone; without a keeper they wait."""
-        for key in self.serving("keeper"):
-            while self._to_reap:
-                self.send(key, Reap(self._to_reap.pop()))
+    def _reap(self, slot: int) -> bool:
+        """Tell the keeper; False when there is none that serves."""
+        keepers = self.serving("keeper")
+        for key in keepers:
+            self.send(key, Reap(slot))
+        return bool(keepers)
 
     # -- events
 
@@ -197,7 +153,7 @@ class Master:
             if what:
                 self._log.info("signal", name=signal.Signals(number).name)
             if what == "reload":
-                self.reload(Unheard())
+                self.reload(Nobody())
             elif what:
                 self.stop(what == "stop-now" or self._fleet.stopping, None)
 
@@ -227,7 +183,7 @@ class Master:
             generation=member.generation,
         )
         self._perform(self._fleet.ready(key, time.monotonic()))
-        self._send_reaps()
+        self._slots.tell_keeper()
 
     def on_broken(self, key: int, why: str) -> None:
         self._requests.gone(key)
@@ -247,10 +203,9 @@ class Master:
         seat = process.seat
         self._log.info("ended", process=process.title, pid=process.pid, how=reason)
         if seat.slot:
-            self._vacate(seat.slot)
+            self._slots.vacate(seat.slot)
         elif seat.role == "keeper":
-            held = {m.slot for m in self._fleet.members.values()} | self._fleet.foreign
-            self._to_reap.update(set(range(1, SLOTS + 1)) - held)
+            self._slots.keeper_gone()
         self._perform(self._fleet.exited(key, reason, now))
 
     # -- actions
@@ -375,16 +330,3 @@ class Master:
 
     def send(self, key: int, message: LinkMessage) -> None:
         self._children.send(key, message)
-
-
-class Unheard:
-    """Who asked by a signal: the log tells how it went."""
-
-    def progress(self, line: str) -> None:
-        pass
-
-    def done(self, body: dict[str, Any]) -> None:
-        pass
-
-    def failed(self, code: str, message: str) -> None:
-        pass

@@ -10,7 +10,6 @@ Nobody steps a session that is in a job.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -82,7 +81,7 @@ class Door(Protocol):
         """The session's account was changed or removed.  The next `step` acts on it."""
 
     def close(self) -> None:
-        """Give back everything; the connection is over."""
+        """Give back everything and close the connection."""
 
 
 @dataclass(slots=True)
@@ -105,7 +104,7 @@ class Session:
     id: str
     peer: str
     since: float
-    sock: socket.socket
+    fd: int
     door: Door
     activity: Activity
     deadline: float = 0.0

@@ -22,11 +22,12 @@ from forkd.errors import StartError
 from forkd.ledgerfile import locked_slots
 from forkd.listeners import Listeners, inherited_sockets
 from forkd.log import STDERR, Log, open_log
-from forkd.master import Master, Setup
+from forkd.master import Master
 from forkd.notify import Notifier
 from forkd.pidfile import LockFile, PidFile
 from forkd.privileges import Identity, become, check_writable, identity, make_folders
 from forkd.scoreboard import Scoreboard
+from forkd.setup import Setup
 from forkd.status import World
 
 BIND_PATIENCE = 5.0

@@ -40,12 +40,11 @@ from forkd.store import LocalStore
 from forkd.title import set_title
 from forkd.transfer import Kits
 
-_ACCEPTS_A_TURN = 64
 _EVENTS_A_TURN = 256
 _TICK = 1.0
 _READ_BUFFER = 64 * 1024
 _PAGE = 200
-_EPOLLEXCLUSIVE = select.EPOLLEXCLUSIVE
+_ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 def main(seat: ChildSeat) -> int:
@@ -155,21 +154,26 @@ class Worker:
     # sessions
 
     def _accept(self, held: BoundListener) -> None:
-        for _ in range(_ACCEPTS_A_TURN):
-            if len(self._sessions) >= self._core.config.limits.sessions_per_worker:
-                self._pause_accepting()
-                return
-            try:
-                sock, _ = held.socket.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                continue
-            except OSError as error:
-                self._log.warning("accept-failed", error=str(error), listener=str(held.address))
-                self._pause_accepting()
-                return
-            self._open_session(sock, held)
+        """Take one connection, then queue up behind the other workers.
+
+        The kernel wakes the first in the queue of exclusive waiters, so without this the first
+        worker would get nearly everything.
+        """
+        if len(self._sessions) >= self._core.config.limits.sessions_per_worker:
+            self._pause_accepting()
+            return
+        try:
+            sock, _ = held.socket.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:
+            self._log.warning("accept-failed", error=str(error), listener=str(held.address))
+            self._pause_accepting()
+            return
+        self._open_session(sock, held)
+        if self._accepting:
+            self._epoll.unregister(held.socket)
+            self._epoll.register(held.socket, _ACCEPTABLE)
 
     def _open_session(self, sock: socket.socket, held: BoundListener) -> None:
         sock.setblocking(False)
@@ -184,7 +188,7 @@ class Worker:
         peer = Peer(ident, address, trusted, lambda: self._wake(fd, ident))
         tls = None if held.address.family == "unix" else self._tls
         door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer)
-        session = Session(ident, address, time.time(), sock, door, activity)
+        session = Session(ident, address, time.time(), fd, door, activity)
         self._sessions[fd] = session
         self._epoll.register(fd, select.EPOLLONESHOT)
         self._row.add("connections_total")
@@ -233,13 +237,13 @@ class Worker:
                 session.deadline = time.monotonic() + outcome.patience
                 if outcome.wants:
                     mask = outcome.wants | select.EPOLLONESHOT
-                    self._epoll.modify(session.sock, mask)
+                    self._epoll.modify(session.fd, mask)
                 if session.woken:
                     session.woken = False
-                    self._wake(session.sock.fileno(), session.id)
+                    self._wake(session.fd, session.id)
             case Again():
                 session.woken = False
-                self._wake(session.sock.fileno(), session.id)
+                self._wake(session.fd, session.id)
             case Closed():
                 self._close(session, outcome.reason)
 
@@ -259,13 +263,12 @@ class Worker:
         self._run(session, result)
 
     def _close(self, session: Session, reason: str) -> None:
-        if self._sessions.pop(session.sock.fileno(), None) is None:
+        if self._sessions.pop(session.fd, None) is None:
             return
         try:
             session.door.close()
         except Exception as fault:
             self._log.unexpected("door-failed", fault, session=session.id)
-        session.sock.close()
         self._log.debug("closed", session=session.id, address=session.peer, reason=reason)
 
     def _watch(self, fd: int, call: Callable[[], None]) -> None:
@@ -287,7 +290,7 @@ class Worker:
             return
         self._accepting = True
         for fd in self._listeners:
-            self._epoll.register(fd, select.EPOLLIN | _EPOLLEXCLUSIVE)
+            self._epoll.register(fd, _ACCEPTABLE)
 
     def _pause_accepting(self) -> None:
         """Others may accept meanwhile; the next tick looks again."""
@@ -318,13 +321,13 @@ class Worker:
                 found = [s for s in self._sessions.values() if s.id == message.session]
                 for session in found:
                     session.door.kick()
-                    self._wake(session.sock.fileno(), session.id)
+                    self._wake(session.fd, session.id)
                 self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
             case messages.AccountChanged():
                 for session in list(self._sessions.values()):
                     if session.activity.user == message.name:
                         session.door.account_changed()
-                        self._wake(session.sock.fileno(), session.id)
+                        self._wake(session.fd, session.id)
 
     def _list_sessions(self, tag: int) -> None:
         infos = [session.info(self._seat.slot) for session in self._sessions.values()]
@@ -345,7 +348,7 @@ class Worker:
         self._row.set("state", State.DRAINING)
         for session in list(self._sessions.values()):
             session.door.drain()
-            self._wake(session.sock.fileno(), session.id)
+            self._wake(session.fd, session.id)
 
     def _may_leave(self) -> bool:
         if not self._draining:

@@ -159,9 +159,9 @@ def test_there_are_no_more_accounts_than_allowed(accounts: SqliteAccounts) -> No
     assert accounts.add("more", "secret", prepare=nothing).id == 3
 
 
-def test_what_cannot_be_prepared_is_not_added(accounts: SqliteAccounts) -> None:
+def test_what_cannot_be_prepared_is_not_added(accounts: SqliteAccounts, tmp_path: Path) -> None:
     def fail(account: Account) -> None:
-        with closing(sqlite3.connect(accounts._path)) as other:
+        with closing(sqlite3.connect(tmp_path / DATABASE)) as other:
             assert other.execute("SELECT count(*) FROM account").fetchone() == (0,)
         raise Refusal("busy", "no")
 

@@ -465,7 +465,8 @@ def test_quota_verify(forkctl: Ctl) -> None:
 
     def answer(request: messages.ControlRequest, asker: Asker) -> None:
         assert isinstance(request, messages.VerifyQuota)
-        asker.done({"accounts": [right, wrong | {"fixed": request.fix}]})
+        known = [right, wrong | {"fixed": request.fix}]
+        asker.done({"accounts": [a for a in known if request.user in (None, a["user"])]})
 
     daemon = forkctl.serve(answer)
     code, out, _ = forkctl("quota", "verify")
@@ -473,6 +474,8 @@ def test_quota_verify(forkctl: Ctl) -> None:
     code, out, _ = forkctl("quota", "verify", "--fix", "b")
     assert (code, "mended" in out, "+4" in out) == (0, True, True)
     assert daemon.asked == [messages.VerifyQuota(None, False), messages.VerifyQuota("b", True)]
+    code, _, err = forkctl("quota", "verify", "c")
+    assert (code, err) == (1, "forkctl: there is no account named 'c'\n")
 
 
 def test_a_running_daemon_hears_of_every_change(forkctl: Ctl) -> None:

@@ -44,7 +44,7 @@ HOLDERS = {
     "prometheus_client": {"metrics", "exporter"},
     "rich": {"client", "admin"},
     "setproctitle": {"title"},
-    "sqlite3": {"accountsdb"},
+    "sqlite3": {"database", "accountsdb"},
     "subprocess": {"command", "runner"},
 }
 """What is kept behind one door: module -> the only rooms that import it."""

@@ -9,7 +9,7 @@ from typing import Any
 from forkd import messages
 from forkd.admin import output
 from forkd.admin.controlclient import ignore
-from forkd.admin.exits import Exit
+from forkd.admin.exits import CtlError, Exit
 from forkd.admin.render import table
 from forkd.admin.site import Site
 from forkd.admin.statusview import is_degraded, sessions_screen, status_screen
@@ -64,6 +64,8 @@ def verify(site: Site, args: argparse.Namespace) -> int:
     request = messages.VerifyQuota(args.name, args.fix)
     line = ignore if site.json else output.progress
     found = site.control().call(request, line, timeout=None).get("accounts", [])
+    if args.name is not None and not found:
+        raise CtlError(Exit.FAILED, f"there is no account named {args.name!r}")
     wrong = [account for account in found if account.get("drift") and not account.get("fixed")]
     output.show(site.json, found, lambda: _verified(found, len(wrong), args.fix))
     return Exit.FAILED if wrong else Exit.OK
@@ -80,6 +82,6 @@ def _verified(found: list[dict[str, Any]], wrong: int, fix: bool) -> str:
         rows.append((str(account.get("user", "?")), *sizes, f"{drift:+d}", verdict))
     if not rows:
         return "there are no accounts"
-    shown = table(("USER", "CHARGED", "ON DISK", "DRIFT", "VERDICT"), rows, "CHARGED DRIFT")
+    shown = table(("USER", "CHARGED", "DISK", "DRIFT", "VERDICT"), rows, "CHARGED DISK DRIFT")
     hint = "" if fix or not wrong else "\nforkctl quota verify --fix charges what is on the disk"
     return shown + hint

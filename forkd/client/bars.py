@@ -61,7 +61,8 @@ class Bars(Quiet):
                 self._move(self._progress, event)
 
     def summary(self, _fields: dict[str, object], text: str) -> None:
-        self._say(text)
+        if text:
+            self._say(text)
 
     def done(self) -> None:
         with self._lock:

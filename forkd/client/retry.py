@@ -33,10 +33,14 @@ class Backoff:
         """Something moved: begin to count anew."""
         self.failed = 0
 
-    def pause(self) -> float | None:
-        """An attempt failed.  Seconds to wait before the next one; None: give up."""
+    def pause(self, most: int | None = None) -> float | None:
+        """An attempt failed.  Seconds to wait before the next one; None: give up.
+
+        `most`: fewer attempts than the policy's, for what a repeat seldom helps.
+        """
         self.failed += 1
-        if self.failed > self._policy.attempts:
+        limit = self._policy.attempts
+        if self.failed > (limit if most is None else min(most, limit)):
             return None
         whole = min(self._policy.longest, self._policy.first * 2.0 ** (self.failed - 1))
         return whole * self._random.uniform(0.5, 1.0)

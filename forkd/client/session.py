@@ -32,6 +32,8 @@ from forkd.verbs import Auth
 
 STALL = 300.0
 AGENT = f"forkc {__version__}"
+_PASSING = frozenset({"busy", "timeout", "going-away"})
+_OTHERS_REPEATED = 2
 Password = str | Callable[[Url], str]
 T = TypeVar("T")
 
@@ -122,7 +124,10 @@ class Session:
             raise StoppedError("stopped") from None
         if not error.repeatable or (isinstance(error, LostError) and not self._reached):
             raise error
-        seconds = backoff.pause()
+        passing = isinstance(error, LostError) or (
+            isinstance(error, RemoteError) and error.code in _PASSING
+        )
+        seconds = backoff.pause(None if passing else _OTHERS_REPEATED)
         if seconds is None:
             raise error
         if isinstance(error, LostError) and not error.carried_out and backoff.failed == 1:

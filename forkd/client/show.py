@@ -21,6 +21,7 @@ from forkd.units import format_bytes, format_seconds
 
 _WINDOW = 10.0
 _LINE_EVERY = 10.0
+_JSON_EVERY = 0.5
 
 
 class Screen(Protocol):
@@ -172,7 +173,8 @@ class Plain(Quiet):
                 self._now_and_then()
 
     def summary(self, _fields: dict[str, object], text: str) -> None:
-        self._say(text)
+        if text:
+            self._say(text)
 
     def done(self) -> None:
         self._tally = Tally()
@@ -190,8 +192,17 @@ class Json(Quiet):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._encode = msgspec.json.Encoder().encode
+        self._tally = Tally()
+        self._told: dict[str, float] = {}
 
     def event(self, event: Event) -> None:
+        if isinstance(event, Moved):
+            self._moved(event)
+            return
+        with self._lock:
+            self._tally.take(event)
+            if isinstance(event, Finished):
+                self._told.pop(event.path, None)
         fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
         self._put(type(event).__name__.lower(), fields)
 
@@ -206,6 +217,20 @@ class Json(Quiet):
 
     def output(self, stream: str, data: memoryview) -> None:
         self._put("output", {"stream": stream, "text": str(data, "utf-8", "replace")})
+
+    def done(self) -> None:
+        self._tally = Tally()
+        self._told.clear()
+
+    def _moved(self, event: Moved) -> None:
+        with self._lock:
+            self._tally.take(event)
+            now = time.monotonic()
+            if now - self._told.get(event.path, 0.0) < _JSON_EVERY:
+                return
+            self._told[event.path] = now
+            done, size = self._tally.streams.get(event.path, (0, 0))
+        self._put("progress", {"path": event.path, "done": done, "size": size})
 
     def _put(self, kind: str, fields: dict[str, object]) -> None:
         with self._lock:

@@ -13,8 +13,9 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Sequence
+from collections import deque
 from contextlib import suppress
+from itertools import islice
 
 from forkd.client.errors import LostError, TrustError
 from forkd.client.trust import Trust
@@ -60,12 +61,12 @@ class Wire:
             raise LostError(f"{self._peer} closed the connection")
         return count
 
-    def send(self, pieces: Sequence[memoryview]) -> int:
+    def send(self, pieces: deque[memoryview]) -> int:
         """Bytes of `pieces`, from the first on, that went; 0 when none go at the moment."""
         try:
             if self._tls is not None:
                 return self._tls.send(pieces[0])
-            return self._sock.sendmsg(pieces[:_IOV_MAX])
+            return self._sock.sendmsg(list(islice(pieces, _IOV_MAX)))
         except (BlockingIOError, ssl.SSLWantWriteError):
             return 0
         except ssl.SSLWantReadError:
@@ -180,6 +181,8 @@ def _secure(sock: socket.socket, url: Url, trust: Trust) -> ssl.SSLSocket:
 
 
 def _words(error: OSError) -> str:
+    if isinstance(error, ssl.SSLEOFError):
+        return "it ended in the middle"
     if isinstance(error, ssl.SSLError):
         return error.reason or str(error)
     if isinstance(error, TimeoutError):

@@ -282,6 +282,7 @@ class NativeDoor:
         if task is not None:
             task.abandon()
         self._context.close()
+        self._context.wire.transport.sock.close()
 
     # patience, in seconds
 

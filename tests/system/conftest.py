@@ -1,0 +1,38 @@
+"""Fixtures: the real daemon."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from rig import Daemon, running
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: unix sockets have 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="forkd-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon(folder: Path) -> Iterator[Daemon]:
+    """A daemon with two workers and the user alice."""
+    with running(folder) as started:
+        yield started
+
+
+@pytest.fixture
+def daemon_with(folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start one with other settings: daemon_with(server={"workers": "4"})."""
+    with ExitStack() as stack:
+
+        def start(**settings: dict[str, str]) -> Daemon:
+            return stack.enter_context(running(folder, settings))
+
+        yield start

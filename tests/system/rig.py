@@ -1,0 +1,241 @@
+"""The real daemon for system tests: real processes, real sockets, real files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+PASSWORD = "correct horse 42"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> Any:
+    """The first true answer of `what`; fails the test when there is none in time."""
+    ends = time.monotonic() + seconds
+    while True:
+        answer = what()
+        if answer:
+            return answer
+        assert time.monotonic() < ends, f"waited {seconds} s in vain for {what}"
+        time.sleep(every)
+
+
+class Daemon:
+    """A forkd below `folder`; `settings` maps section -> key -> TOML value as text."""
+
+    def __init__(self, folder: Path, settings: dict[str, dict[str, str]] | None = None) -> None:
+        self.folder = folder
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.metrics_port = free_port()
+        self.state = folder / "state"
+        self.run = folder / "run"
+        self.data = folder / "data"
+        self.unix_path = str(self.run / "forkd.sock")
+        self.config = folder / "forkd.toml"
+        self.log = folder / "log"
+        self.users: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._settings: dict[str, dict[str, str]] = {
+            "server": {
+                "workers": "2",
+                "state_dir": f'"{self.state}"',
+                "runtime_dir": f'"{self.run}"',
+                "pidfile": f'"{self.run}/forkd.pid"',
+            },
+            "listen": {
+                "native": f'["127.0.0.1:{self.port}", "unix:{self.unix_path}"]',
+            },
+            "storage": {"path": f'"{self.data}"'},
+            "metrics": {"listen": f'"127.0.0.1:{self.metrics_port}"'},
+        }
+        for section, keys in (settings or {}).items():
+            self._settings.setdefault(section, {}).update(keys)
+        self.write_config()
+
+    # configuration and life
+
+    def configure(self, section: str, **keys: str) -> None:
+        self._settings.setdefault(section, {}).update(keys)
+        self.write_config()
+
+    def write_config(self) -> None:
+        lines = []
+        for section, keys in self._settings.items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {value}" for key, value in keys.items()]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def start(self) -> Daemon:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [BIN / "forkd", "serve", "-c", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(self._serves)
+        return self
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"forkd did not start:\n{self.log.read_text()}"
+        return self.ctl("status").returncode == 0
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self) -> int:
+        """TERM, and its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+    def destroy(self) -> None:
+        """End whatever of it is left; every process of its session."""
+        if self.process is None:
+            return
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+    def processes(self) -> list[int]:
+        """Every living process that the daemon started (they share its session)."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                with contextlib.suppress(OSError):
+                    stat = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                    if int(stat[3]) == self.pid and stat[0] != "Z":
+                        found.append(int(entry))
+        return found
+
+    # commands
+
+    def ctl(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "forkctl", "-c", self.config, *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def status(self) -> dict[str, Any]:
+        result = self.ctl("--json", "status")
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+    def workers(self, state: str = "serving") -> list[dict[str, Any]]:
+        return [w for w in self.status()["workers"] if w["state"] == state]
+
+    def add_user(self, name: str, *options: str, password: str = PASSWORD) -> None:
+        result = self.ctl("user", "add", name, "--password-stdin", *options, stdin=password)
+        assert result.returncode == 0, result.stderr
+        self.users[name] = password
+
+    def env(self, user: str = "alice") -> dict[str, str]:
+        return {
+            **os.environ,
+            "FORKC_PASSWORD": self.users.get(user, PASSWORD),
+            "XDG_CONFIG_HOME": str(self.folder / "client"),
+        }
+
+    def url(self, path: str = "", user: str = "alice") -> str:
+        return f"forkd://{user}@{self.host}:{self.port}/{path}"
+
+    def forkc(
+        self, *args: str | Path, user: str = "alice", timeout: float = 120, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "forkc", *map(str, args)],
+            capture_output=True,
+            text=True,
+            env=self.env(user),
+            timeout=timeout,
+            **more,
+        )
+
+    def forkc_start(self, *args: str | Path, user: str = "alice") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [BIN / "forkc", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env(user),
+        )
+
+    # what is on the disk
+
+    def home(self, user: str = "alice") -> Path:
+        return self.data / user
+
+    def bytes_on_disk(self, user: str = "alice") -> int:
+        """Files and partials; `user` must be the only account."""
+        total = 0
+        for top in (self.home(user), self.data / ".forkd"):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    if not name.endswith(".j"):
+                        with contextlib.suppress(FileNotFoundError):
+                            total += os.lstat(os.path.join(folder, name)).st_size
+        return total
+
+    def verify(self) -> list[dict[str, Any]]:
+        """Ledger against disk, by the daemon itself."""
+        result = self.ctl("--json", "quota", "verify")
+        accounts: list[dict[str, Any]] = json.loads(result.stdout)["accounts"]
+        return accounts
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by its name with labels."""
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10
+        ) as answer:
+            text = answer.read().decode()
+        samples = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, settings: dict[str, dict[str, str]] | None = None
+) -> Iterator[Daemon]:
+    """A started daemon with the user alice; everything of it ends with the block."""
+    daemon = Daemon(folder, settings)
+    try:
+        daemon.start()
+        daemon.add_user("alice")
+        yield daemon
+    finally:
+        daemon.destroy()
