@@ -163,11 +163,11 @@ class Fleet:
         actions: list[Action] = []
         for member in list(self.members.values()):
             if member.deadline is not None and now >= member.deadline:
-                actions += self._overdue(member)
+                actions += self._overdue(member, now)
             elif member.state in (MemberState.READY, MemberState.DRAINING):
                 age, limit = beats.get(member.slot, 0.0), self._watchdog()
                 if limit and age > limit:
-                    actions += self._kill(member, f"its loop made no progress for {age:.1f} s")
+                    actions += self._kill(member, f"its loop made no progress for {age:.1f} s", now)
         return actions + self._reconcile(now)
 
     def wake_at(self) -> float | None:
@@ -248,19 +248,26 @@ class Fleet:
         self.restarts[post] = self.restarts.get(post, 0) + 1
         return Crashed(member.role, member.number, member.slot, reason, pause)
 
-    def _overdue(self, member: Member) -> list[Action]:
-        if member.state is MemberState.STARTING and not member.told_to_leave:
-            return self._kill(member, f"not ready after {START_TIMEOUT:.0f} s")
-        if not member.told_to_leave:
-            return self._kill(member, "its link to the master is broken")
-        return self._kill(member, "told to leave and did not in time")
+    def _overdue(self, member: Member, now: float) -> list[Action]:
+        if member.told_to_leave:
+            return self._kill(member, "told to leave and did not in time", now)
+        if member.state is MemberState.STARTING:
+            return self._kill(member, f"not ready after {START_TIMEOUT:.0f} s", now)
+        return self._kill(member, "its link to the master is broken", now)
 
-    def _kill(self, member: Member, why: str) -> list[Action]:
+    def _kill(self, member: Member, why: str, now: float) -> list[Action]:
+        """Its post is free from now on: a process may take long to die."""
         if member.state is MemberState.KILLED:
             return []
+        expected, member.told_to_leave = member.told_to_leave, True
         member.state, member.deadline = MemberState.KILLED, None
         member.reason = member.reason or why
-        return [Kill(member.key, why)]
+        actions: list[Action] = [Kill(member.key, why)]
+        if self.incoming and member.generation == self.incoming.id:
+            actions += self._give_up(f"{member.label}: {member.reason}")
+        elif not expected and not self.stopping:
+            actions.append(self._crash(member, member.reason, now))
+        return actions
 
     def _drain(self, member: Member, now: float, timeout: float | None) -> list[Action]:
         if member.state is MemberState.KILLED:

@@ -70,6 +70,7 @@ class Keeper:
         self._mailbox = Mailbox()
         self._verifier = Verifier(config, file, log, self._mailbox, self._answer)
         self._to_reap: set[int] = set()
+        self._sweep_pause = min(_SWEEP_SECONDS, max(1.0, config.storage.partial_expiry / 2))
 
     def _answer(self, tag: int | None, accounts: list[dict[str, object]]) -> None:
         """A verification is done; `tag` is that of the question, None for our own rounds."""
@@ -91,7 +92,7 @@ class Keeper:
             if time.monotonic() >= next_sweep:
                 self._sweep_all()
                 self._verifier.look_for_work()
-                next_sweep = time.monotonic() + _SWEEP_SECONDS
+                next_sweep = time.monotonic() + self._sweep_pause
             poll.poll(200 if self._to_reap else 1000)
             self._mailbox.deliver()
             for message in self._link.receive():

@@ -21,6 +21,7 @@ from forkd.changeover import Changeover
 from forkd.children import Children
 from forkd.control import Asker, ControlServer, Nobody
 from forkd.fleet import START_TIMEOUT, Fleet
+from forkd.mastersetup import Setup
 from forkd.messages import Answer, Drain, LinkMessage, Ready, Reap, SessionPage, Unable
 from forkd.processes import Process
 from forkd.reload import worker_count
@@ -39,7 +40,6 @@ from forkd.roster import (
 )
 from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
-from forkd.setup import Setup
 from forkd.signals import SignalPipe
 from forkd.slots import Slots
 from forkd.status import World, status_body

@@ -23,11 +23,11 @@ from forkd.ledgerfile import locked_slots
 from forkd.listeners import Listeners, inherited_sockets
 from forkd.log import STDERR, Log, open_log
 from forkd.master import Master
+from forkd.mastersetup import Setup
 from forkd.notify import Notifier
 from forkd.pidfile import LockFile, PidFile
 from forkd.privileges import Identity, become, check_writable, identity, make_folders
 from forkd.scoreboard import Scoreboard
-from forkd.setup import Setup
 from forkd.status import World
 
 BIND_PATIENCE = 5.0

@@ -113,7 +113,7 @@ class Peer:
                     context.load_cert_chain(*self.cert)
                     sock = context.wrap_socket(sock, server_side=True)
                 _Talk(self, sock).run()
-            except (OSError, ValueError):
+            except (OSError, Refusal):
                 pass
             finally:
                 with suppress(OSError):
@@ -305,9 +305,7 @@ class _Talk:
         else:
             self._stream(message.id, request, path)
 
-    def _publish(
-        self, ident: int, request: verbs.Put, data: bytes, expected: str | None
-    ) -> None:
+    def _publish(self, ident: int, request: verbs.Put, data: bytes, expected: str | None) -> None:
         digest = digest_of(data) if request.check or request.digest else None
         if digest != expected:
             raise Refusal("digest-mismatch", "the bytes that arrived are not the announced ones")
@@ -412,7 +410,7 @@ def make_certificate(folder: Path, name: str = "peer") -> tuple[Path, Path]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     certificate = (
         x509.CertificateBuilder()

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from forkd.client.errors import printable
 from forkd.client.events import Event, Finished, Moved, Note, Planned, Started
-from forkd.client.show import Quiet, Tally
+from forkd.client.show import Quiet, Tally, on_lines
 from forkd.units import format_bytes, format_seconds
 
 _NAME_WIDTH = 32
@@ -105,6 +105,6 @@ class Bars(Quiet):
 
     def _say(self, text: str) -> None:
         if self._progress is None:
-            print(text, file=sys.stderr, flush=True)
+            print(on_lines(text), file=sys.stderr, flush=True)
         else:
-            self._progress.console.print(text, markup=False, soft_wrap=True)
+            self._progress.console.print(on_lines(text), markup=False, soft_wrap=True)

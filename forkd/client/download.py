@@ -135,18 +135,22 @@ class Fetch:
                 ahead += RANGE
             if not flight:
                 break
-            sink, call = flight[0]
-            if not call.done and call.error is None:
+            try:
                 connection.pump()
-                continue
-            flight.popleft()
+            finally:
+                self._settle(flight)
+        if self.part.verified != self.part.size:
+            raise VerifyError(f"{self.shown}: it is not as long as the server said")
+        return self.part.verified
+
+    def _settle(self, flight: deque[tuple[_Range, Call]]) -> None:
+        """Count in what is complete, also when the connection was lost right after it."""
+        while flight and (flight[0][1].done or flight[0][1].error is not None):
+            sink, call = flight.popleft()
             if call.error is not None:
                 raise call.error
             sink.verify(call.meta)
             self.part.advance(sink.end)
-        if self.part.verified != self.part.size:
-            raise VerifyError(f"{self.shown}: it is not as long as the server said")
-        return self.part.verified
 
     def _may_ask(self, under_way: int, ahead: int) -> bool:
         """Whether to ask for another range: before the first head came, only for the first one."""

@@ -15,8 +15,6 @@ ClientError
 
 from __future__ import annotations
 
-import os
-
 from forkd.verbs import ErrorMeta
 
 REPEATABLE = frozenset({"busy", "timeout", "going-away", "internal", "digest-mismatch"})
@@ -53,7 +51,7 @@ class RemoteError(ClientError):
 
     def __str__(self) -> str:
         where = f", session {self.session}" if self.session else ""
-        return f"{self.message} ({self.code}{where})"
+        return f"{printable(self.message)} ({self.code}{where})"
 
 
 class AuthError(RemoteError):
@@ -125,7 +123,17 @@ def remote_error(meta: ErrorMeta, session: str = "") -> RemoteError:
     return _BY_CODE.get(meta.code, RemoteError)(meta, session)
 
 
-def printable(path: str) -> str:
-    """A local path or a remote name that is safe to print: no control characters, no bytes."""
-    shown = os.fsencode(path).decode("utf-8", "replace") if not path.isascii() else path
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
+def printable(text: str) -> str:
+    """A name, or a sentence from elsewhere, as a terminal may show it: without control characters.
+
+    Bytes of names that are no UTF-8 are written as \\xNN, in either of their two forms (names.py).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF or 0xEF80 <= code <= 0xEFFF:
+        code &= 0xFF
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

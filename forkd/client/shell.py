@@ -20,6 +20,7 @@ from forkd.client.errors import AuthError, ClientError
 from forkd.client.filecommands import FileCommands, UsageError
 from forkd.client.operations import Operations
 from forkd.client.settings import config_dir
+from forkd.client.show import on_lines
 from forkd.client.upload import error_code
 from forkd.client.url import Url
 
@@ -233,7 +234,7 @@ class Shell(FileCommands):
                 readline.write_history_file(os.path.join(config_dir(), "history"))
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(on_lines(text), file=sys.stderr, flush=True)
 
 
 def _local_names(folder: str, typed: str) -> list[str]:

@@ -123,6 +123,11 @@ class Tally:
         return f"{text}, {format_seconds(left)} left" if left is not None else text
 
 
+def on_lines(text: str) -> str:
+    """A text that may hold what a server said, for a terminal: lines, nothing that controls."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 class Quiet:
     """Results and errors only."""
 
@@ -149,7 +154,7 @@ class Quiet:
         """There is no bar."""
 
     def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(on_lines(text), file=sys.stderr, flush=True)
 
 
 class Plain(Quiet):

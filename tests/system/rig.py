@@ -210,7 +210,7 @@ class Daemon:
     def verify(self) -> list[dict[str, Any]]:
         """Ledger against disk, by the daemon itself."""
         result = self.ctl("--json", "quota", "verify")
-        accounts: list[dict[str, Any]] = json.loads(result.stdout)["accounts"]
+        accounts: list[dict[str, Any]] = json.loads(result.stdout)
         return accounts
 
     def metrics(self) -> dict[str, float]:

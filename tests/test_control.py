@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forkd.control import CLIENTS_MAX, REQUEST_MAX, Asker, ControlServer
+from forkd.messages import (
+    ControlRequest,
+    Done,
+    Failed,
+    Progress,
+    Reload,
+    Status,
+    Workers,
+    decode_answer,
+    encode,
+)
+
+NOBODY = 65534
+
+
+class Served:
+    """A server whose loop turns as long as the test waits for something."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.selector = selectors.DefaultSelector()
+        self.server = ControlServer(str(path), self.selector, self.handle)
+        self.requests: list[tuple[ControlRequest, Asker]] = []
+        self.at_once: dict[str, Any] | None = None
+        self.unread: dict[socket.socket, bytearray] = {}
+
+    def handle(self, request: ControlRequest, asker: Asker) -> None:
+        self.requests.append((request, asker))
+        if self.at_once is not None:
+            asker.done(self.at_once)
+
+    def turn(self, timeout: float = 0) -> None:
+        for key, mask in self.selector.select(timeout):
+            key.data(mask)
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.path))
+        sock.setblocking(False)
+        return sock
+
+    def line(self, sock: socket.socket) -> bytes:
+        """One line from the server, b"" at the end of the connection."""
+        unread = self.unread.setdefault(sock, bytearray())
+        while b"\n" not in unread:
+            try:
+                data = sock.recv(1 << 20)
+            except BlockingIOError:
+                self.turn(0.1)
+                continue
+            if not data:
+                break
+            unread += data
+        end = unread.find(b"\n") + 1
+        line = bytes(unread[:end])
+        del unread[:end]
+        return line
+
+    def answer(self, sock: socket.socket) -> object:
+        return decode_answer(self.line(sock))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path / "control.sock")
+    yield served
+    if served.server.path:
+        served.server.close()
+    served.selector.close()
+
+
+def ask(sock: socket.socket, *requests: ControlRequest) -> None:
+    sock.sendall(b"".join(encode(request) + b"\n" for request in requests))
+
+
+def wait_for_requests(served: Served, count: int) -> None:
+    while len(served.requests) < count:
+        served.turn(0.1)
+
+
+def test_a_request_gets_progress_and_an_answer(served: Served) -> None:
+    with served.connect() as sock:
+        ask(sock, Reload())
+        wait_for_requests(served, 1)
+        request, asker = served.requests[0]
+        assert request == Reload()
+        asker.progress("one")
+        asker.done({"generation": 2})
+        asker.progress("too late")
+        assert served.answer(sock) == Progress("one")
+        assert served.answer(sock) == Done({"generation": 2})
+        ask(sock, Status())
+        wait_for_requests(served, 2)
+        served.requests[1][1].failed("busy", "later")
+        assert served.answer(sock) == Failed("busy", "later")
+
+
+def test_requests_come_one_after_the_other(served: Served) -> None:
+    with served.connect() as sock:
+        ask(sock, Workers(1), Workers(2))
+        wait_for_requests(served, 1)
+        served.turn(0.05)
+        assert len(served.requests) == 1
+        served.requests[0][1].done({})
+        assert served.requests[1][0] == Workers(2)
+
+
+def test_very_many_requests_at_once_are_no_recursion(served: Served) -> None:
+    served.at_once = {}
+    with served.connect() as sock:
+        ask(sock, *[Status()] * 3000)
+        for _ in range(3000):
+            assert served.answer(sock) == Done({})
+
+
+def test_a_request_may_come_in_pieces(served: Served) -> None:
+    with served.connect() as sock:
+        for byte in encode(Workers(3)) + b"\n":
+            sock.sendall(bytes([byte]))
+            served.turn(0.1)
+        wait_for_requests(served, 1)
+        assert served.requests[0][0] == Workers(3)
+
+
+@pytest.mark.parametrize("line", [b"hello", b"{}", b'{"op":"no"}', b'{"op":"workers"}', b"\xff"])
+def test_what_is_no_request_is_refused_and_the_next_one_heard(served: Served, line: bytes) -> None:
+    with served.connect() as sock:
+        sock.sendall(line + b"\n" + encode(Status()) + b"\n")
+        answer = served.answer(sock)
+        assert isinstance(answer, Failed)
+        assert answer.code == "bad-request"
+        wait_for_requests(served, 1)
+
+
+def test_a_request_without_end_is_refused(served: Served) -> None:
+    with served.connect() as sock:
+        sock.setblocking(True)
+        sock.sendall(b"x" * (REQUEST_MAX + 1))
+        sock.setblocking(False)
+        answer = served.answer(sock)
+        assert isinstance(answer, Failed)
+        assert answer.code == "bad-request"
+        try:
+            assert served.line(sock) == b""
+        except ConnectionResetError:
+            pass  # closed with our bytes unread
+    assert served.requests == []
+
+
+def test_a_client_that_leaves_does_not_matter(served: Served) -> None:
+    with served.connect() as sock:
+        ask(sock, Reload())
+        wait_for_requests(served, 1)
+    served.turn(0.1)
+    served.requests[0][1].progress("into the void")
+    served.requests[0][1].done({})
+    with served.connect() as sock:
+        ask(sock, Status())
+        wait_for_requests(served, 2)
+
+
+def test_a_client_may_end_its_side_and_still_be_answered(served: Served) -> None:
+    with served.connect() as sock:
+        ask(sock, Reload())
+        sock.shutdown(socket.SHUT_WR)
+        wait_for_requests(served, 1)
+        served.turn(0.1)
+        served.requests[0][1].done({})
+        assert served.answer(sock) == Done({})
+        assert served.line(sock) == b""
+
+
+def test_a_client_that_reads_nothing_blocks_nobody(served: Served) -> None:
+    served.at_once = {"much": "x" * 1_000_000}
+    with served.connect() as slow, served.connect() as quick:
+        ask(slow, *[Status()] * 3)
+        wait_for_requests(served, 3)
+        ask(quick, Status())
+        assert served.answer(quick) == Done(served.at_once)
+        for _ in range(3):
+            assert served.answer(slow) == Done(served.at_once)
+
+
+def test_there_is_a_bound_on_clients(served: Served) -> None:
+    clients = []
+    for _ in range(CLIENTS_MAX):
+        clients.append(served.connect())
+        served.turn(0.1)
+    with served.connect() as sock:
+        answer = served.answer(sock)
+        assert isinstance(answer, Failed)
+        assert answer.code == "busy"
+    for client in clients:
+        client.close()
+    served.turn(0.1)
+    with served.connect() as sock:
+        ask(sock, Status())
+        wait_for_requests(served, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_strangers_are_denied() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        served = Served(Path(folder) / "s")
+        os.chmod(served.path, 0o666)  # the mode alone would keep them away
+        read_end, write_end = os.pipe()
+        pid = os.fork()  # a stranger may not reach the interpreter, so nothing is executed
+        if pid == 0:
+            try:
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+                sock = socket.socket(socket.AF_UNIX)
+                sock.connect(str(served.path))
+                os.write(write_end, sock.recv(4096))
+            finally:
+                os._exit(0)
+        os.close(write_end)
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            served.turn(0.1)
+        answer = decode_answer(os.read(read_end, 4096))
+        os.close(read_end)
+        served.server.close()
+        served.selector.close()
+    assert isinstance(answer, Failed)
+    assert answer.code == "denied"
+    assert served.requests == []
+
+
+def test_the_socket_is_for_its_owner_and_goes_at_the_end(served: Served) -> None:
+    assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+    with served.connect() as sock:
+        ask(sock, Status())
+        wait_for_requests(served, 1)
+        served.requests[0][1].done({"last": "word"})
+        served.server.close()
+        assert served.answer(sock) == Done({"last": "word"})
+        assert not served.path.exists()
+    served.server.path = ""
+
+
+def test_a_dead_daemons_socket_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    served = Served(path)
+    with served.connect():
+        served.turn(0.1)
+    served.server.close()
+    served.selector.close()

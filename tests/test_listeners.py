@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forkd.errors import StartError
+from forkd.listen import ListenAddress, parse_listen
+from forkd.listeners import Listeners, address_of, inherited_sockets
+
+ANY_PORT = ListenAddress("inet", "127.0.0.1", 0)
+
+
+@pytest.fixture
+def listeners() -> Iterator[Listeners]:
+    listeners = Listeners()
+    yield listeners
+    listeners.close()
+
+
+def unix(path: Path) -> ListenAddress:
+    return parse_listen(f"unix:{path}")
+
+
+def connect(address: ListenAddress) -> None:
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    with socket.socket(family[address.family]) as sock:
+        unix = address.family == "unix"
+        sock.connect(address.host if unix else (address.host, address.port))
+
+
+def adopt(listeners: Listeners, *addresses: ListenAddress) -> list[ListenAddress]:
+    listeners.adopt(listeners.open(addresses, 16))
+    return [address_of(listener.socket) for listener in listeners.bound]
+
+
+def test_all_families_are_bound(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    real = adopt(listeners, ANY_PORT, ListenAddress("inet6", "::1", 0), unix(path))
+    for address in real:
+        connect(address)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
+def test_ipv6_leaves_ipv4_to_its_own_listener(listeners: Listeners) -> None:
+    (four,) = adopt(listeners, ListenAddress("inet", "0.0.0.0", 0))
+    adopt(
+        listeners,
+        ListenAddress("inet", "0.0.0.0", 0),
+        ListenAddress("inet6", "::", four.port),
+    )
+    connect(ListenAddress("inet6", "::1", four.port))
+
+
+def test_a_taken_address_is_named_and_nothing_stays_bound(
+    listeners: Listeners, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port}: address already in use"):
+            listeners.open([unix(tmp_path / "s"), ListenAddress("inet", "127.0.0.1", port)], 16)
+    assert not (tmp_path / "s").exists()
+    assert listeners.bound == ()
+
+
+def test_a_taken_address_is_waited_for(listeners: Listeners) -> None:
+    script = (
+        "import socket, sys, time\n"
+        "s = socket.create_server(('127.0.0.1', 0))\n"
+        "print(s.getsockname()[1], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        address = ListenAddress("inet", "127.0.0.1", int(holder.stdout.readline()))
+        with pytest.raises(StartError):
+            listeners.open([address], 16)
+        holder.stdin.close()
+        listeners.adopt(listeners.open([address], 16, patience=30))
+    connect(address)
+
+
+def test_a_stale_socket_is_replaced(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    adopt(listeners, unix(path))
+    connect(unix(path))
+
+
+def test_a_socket_that_answers_is_left_alone(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(StartError, match="already in use"):
+            listeners.open([unix(path)], 16)
+        connect(unix(path))
+
+
+def test_a_file_in_the_way_is_left_alone(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("data")
+    with pytest.raises(StartError, match="is no socket"):
+        listeners.open([unix(path)], 16)
+    assert path.read_text() == "data"
+
+
+def test_what_stays_configured_stays_open(listeners: Listeners, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    before = adopt(listeners, ANY_PORT, unix(one))
+    after = adopt(listeners, unix(two), ANY_PORT)
+    assert after == [unix(two), before[0]]
+    assert not one.exists()
+    connect(before[0])
+
+
+def test_a_set_that_is_given_up_leaves_those_in_use(listeners: Listeners, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    adopt(listeners, unix(one))
+    listeners.discard(listeners.open([unix(one), unix(two)], 16))
+    assert not two.exists()
+    connect(unix(one))
+
+
+def test_only_our_own_file_is_removed_at_the_end(listeners: Listeners, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    adopt(listeners, unix(path))
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(str(path))
+        listeners.close()
+        assert path.exists()
+
+
+INHERIT = """
+import os, socket, sys
+from forkd.listen import parse_listen
+from forkd.listeners import Listeners, address_of, inherited_sockets
+os.environ["LISTEN_PID"] = str(os.getpid())
+sockets = inherited_sockets(os.environ)
+assert not any(name.startswith("LISTEN_") for name in os.environ)
+assert not any(s.get_inheritable() for s in sockets)
+listeners = Listeners(sockets)
+listeners.adopt(listeners.open([parse_listen(a) for a in sys.argv[1:]], 16))
+bound = [x.socket for x in listeners.bound]
+print(*(address_of(s) for s in bound), *(s.fileno() for s in bound))
+"""
+
+
+def test_inherited_sockets_serve_as_what_they_are_bound_to() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        first, second = (f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two))
+
+        def pass_on() -> None:
+            high = [os.dup(s.fileno()) for s in (one, two)]
+            for fd in (3, 4):
+                os.dup2(high[fd - 3], fd, inheritable=True)
+
+        # The second one is configured too, the first is not.
+        output = subprocess.run(
+            [sys.executable, "-c", INHERIT, second],
+            env={**os.environ, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"},
+            stdout=subprocess.PIPE,
+            close_fds=False,
+            preexec_fn=pass_on,
+            check=True,
+            text=True,
+        ).stdout
+    assert output.split() == [second, first, "4", "3"]
+
+
+def test_sockets_meant_for_another_process_are_not_taken() -> None:
+    environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "x"}
+    assert inherited_sockets(environ) == []
+    assert environ == {}
