@@ -33,11 +33,11 @@ LEASES = 2048
 FREE, HELD = 0, 1
 """States of a lease."""
 
-IN_USE, DIRTY = 1, 2
-"""Flags of an account: DIRTY asks for a verification."""
+IN_USE, DIRTY, UNSURE = 1, 2, 4
+"""Flags of an account: DIRTY asks for a verification, UNSURE takes no upload before it."""
 
 _MAGIC = b"forkd ledger 1\0\0"
-_HEADER = struct.Struct("<16sQ40s")
+_HEADER = struct.Struct("<16sQ40sQ")  # magic, capacity, boot id, closed cleanly
 _PAGE = 4096
 _SLOT_HEAD = 2048
 _MOVES_AT = 64
@@ -85,8 +85,8 @@ def size_for(accounts: int) -> int:
 def allocate(path: str, accounts: int) -> None:
     """Make or grow the file, whole, so that no writer dies of a full filesystem.
 
-    After a boot every account is marked for verification: what the last moments before a power cut
-    left in the file is not known.  Raises StartError.
+    Where the machine went down while the ledger was in use, what the last moments left in the file
+    is not known: every account is marked UNSURE.  Raises StartError.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -99,18 +99,40 @@ def allocate(path: str, accounts: int) -> None:
             raise StartError(f"{path}: is not a quota ledger of this version; move it away")
         os.posix_fallocate(fd, 0, size_for(accounts))
         have = max(accounts, _capacity(fd))
-        old_boot = _HEADER.unpack(header)[2].rstrip(b"\0") if header else boot
-        os.pwrite(fd, _HEADER.pack(_MAGIC, have, boot), 0)
+        _, _, old_boot, clean = _HEADER.unpack(header) if header else (b"", 0, boot, 1)
+        unsure = old_boot.rstrip(b"\0") != boot and not clean
+        if unsure:
+            _mark_all(path)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, have, boot, 0), 0)
+        os.fsync(fd)
     except OSError as error:
         raise StartError(f"{path}: no room for the quota ledger: {error.strerror}") from None
     finally:
         os.close(fd)
-    if old_boot != boot:
-        ledger = LedgerFile(path)
+
+
+def _mark_all(path: str) -> None:
+    ledger = LedgerFile(path)
+    try:
         for account in ledger.used_ids():
             with ledger.locked(account):
-                ledger.add_flag(account, DIRTY)
+                ledger.add_flag(account, DIRTY | UNSURE)
+    finally:
         ledger.close()
+
+
+def mark_clean(path: str) -> None:
+    """Everybody has left: what the file says may be trusted after a boot.  Raises OSError."""
+    if not os.path.exists(path) or locked_slots(path):
+        return  # nothing was prepared, or orphans of another master still write
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        magic, capacity, boot, _ = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+        os.pwrite(fd, _HEADER.pack(magic, capacity, boot, 1), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _capacity(fd: int) -> int:

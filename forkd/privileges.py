@@ -86,4 +86,7 @@ def check_writable(config: Config) -> None:
             path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
         ):
             user = pwd.getpwuid(os.geteuid()).pw_name
-            raise StartError(f"{key}: {path} cannot be written by user {user!r}: chown it")
+            raise StartError(
+                f"{key}: {path} cannot be written by user {user!r}: "
+                "give it to that user, and let it pass through the folders above"
+            )

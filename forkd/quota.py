@@ -24,7 +24,7 @@ from typing import Protocol
 
 from forkd.config import Config
 from forkd.errors import Refusal
-from forkd.ledgerfile import DIRTY, HELD, LEASES, LedgerFile
+from forkd.ledgerfile import DIRTY, HELD, LEASES, UNSURE, LedgerFile
 from forkd.units import format_bytes
 
 _FOR_REMOVALS = 64
@@ -116,7 +116,11 @@ class MappedLedger:
     def reserve(self, account: int, ident: bytes, total: int, held: int) -> Lease:
         file, more = self.file, max(0, total - held)
         with file.locked(account):
-            charged, limit, ops, _ = file.read_account(account)
+            charged, limit, ops, flags = file.read_account(account)
+            if more and flags & UNSURE:
+                raise Refusal(
+                    "busy", "the machine went down; this account's files are being counted"
+                )
             if more and limit >= 0 and charged + more > limit:
                 raise _over_quota(charged, limit, more)
             if len(self._free) <= (_FOR_REMOVALS if more else 0):

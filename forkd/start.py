@@ -19,7 +19,7 @@ from typing import Any
 
 from forkd.config import Config
 from forkd.errors import StartError
-from forkd.ledgerfile import locked_slots
+from forkd.ledgerfile import locked_slots, mark_clean
 from forkd.listeners import Listeners, inherited_sockets
 from forkd.log import STDERR, Log, open_log
 from forkd.master import Master
@@ -128,6 +128,7 @@ def serve(
         first = FirstAsker(on_ready)
         master = Master(_setup(ground, first, release))
         master.run()
+        mark_clean(os.path.join(config.server.state_dir, "ledger"))
         if first.failure:
             log.error("cannot-start", reason=first.failure)
         return first.failure

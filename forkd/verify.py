@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from forkd import partials
 from forkd.enrol import count_bytes
-from forkd.ledgerfile import DIRTY, LedgerFile
+from forkd.ledgerfile import DIRTY, UNSURE, LedgerFile
 from forkd.reaper import open_staging
 
 _TRIES = 12
@@ -54,7 +54,7 @@ def compare(file: LedgerFile, storage: str, account: int, home: str, fix: bool) 
             if fix and wrong:
                 file.write_charge(account, actual, ops + 1)
             if fix:
-                file.remove_flag(account, DIRTY)
+                file.remove_flag(account, DIRTY | UNSURE)
             return Comparison(charged, actual, True, fix and wrong)
     charged = file.read_account(account)[0]
     return Comparison(charged, actual, False, False)

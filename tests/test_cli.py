@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from masterrig import Daemon, cmdline, gone, wait_for
 
 import forkd
 from forkd.cli import Exit, main
+from forkd.messages import Reload
 
 
 @pytest.fixture
@@ -141,23 +143,33 @@ def test_detached_a_start_that_fails_is_told_before_the_command_returns(
     assert not (daemon.runtime / "forkd.pid").exists()
 
 
-def readable_by_others(path: str) -> bool:
+def reachable_by_all(path: str) -> bool:
     folders = Path(path).resolve().parents
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 or not readable_by_others(forkd.__file__),
+    os.geteuid() != 0 or not all(map(reachable_by_all, (forkd.__file__, os.__file__))),
     reason="only root can become another user, who must reach the code",
 )
-def test_root_is_given_up(daemon: Daemon) -> None:
-    daemon.state.rmdir()
-    os.chmod(daemon.folder, 0o755)
-    daemon.write(server='user = "nobody"')
-    daemon.serve()
+def test_root_is_given_up() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with Daemon(Path(folder)) as daemon:
+            daemon.state.rmdir()
+            daemon.write(server='user = "nobody"')
+            daemon.serve()
+            assert_nobody(daemon)
+            assert daemon.body(Reload())["generation"] == 2
+            assert_nobody(daemon)
+
+
+def assert_nobody(daemon: Daemon) -> None:
     status = daemon.status()
     nobody = pwd.getpwnam("nobody")
-    for pid in [status["pid"], *(w["pid"] for w in status["workers"] + status["helpers"])]:
+    children = [c for c in status["workers"] if c["generation"] == status["generation"]]
+    assert children
+    for pid in [status["pid"], *(child["pid"] for child in children)]:
         fields = dict(
             line.split(":\t", 1)
             for line in Path(f"/proc/{pid}/status").read_text().splitlines()

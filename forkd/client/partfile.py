@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -178,7 +179,8 @@ def _sync_folder(target: str) -> None:
 
 def to_ns(mtime: float) -> int:
     """Seconds since 1970 as nanoseconds; what no file system could hold is cut."""
-    return round(max(-_LATEST, min(_LATEST, mtime)) * 1e9)
+    whole = math.floor(max(-_LATEST, min(_LATEST, mtime)))
+    return whole * 10**9 + round((mtime - whole) * 1e9) if abs(mtime) <= _LATEST else whole * 10**9
 
 
 def write_small(target: str, data: bytes | bytearray, mtime: float) -> None:
