@@ -5,15 +5,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROGRAMS := $(VENV)/.programs
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format format-check types clean
+.PHONY: demo test bench lint format format-check types clean
 
-demo: $(STAMP)
+demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+bench: $(STAMP)
+	$(BIN)/python bench/bench_ledger.py
 
 lint: $(STAMP) format-check
 	$(BIN)/ruff check .
@@ -32,8 +36,12 @@ clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made anew where pyproject.toml is newer; the stamp comes last, so a broken installation is repeated.
-$(STAMP): pyproject.toml
+# Made anew where pyproject.toml is newer; a stamp comes last, so a broken installation is repeated.
+$(PROGRAMS): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(STAMP): $(PROGRAMS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@

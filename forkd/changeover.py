@@ -71,17 +71,22 @@ class Changeover:
         """What serves; at the start, what is about to."""
         return self.worlds.get(self.serving, self._first)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a changeover is under way, or none is possible any more."""
+        return self._fleet.stopping or self._change is not None
+
     def start(self, asker: Asker) -> None:
         """The first generation; its configuration is valid and its sockets are in use."""
         self._change = Change(self._first, asker, time.monotonic(), [])
         self._prepare(self._first)
 
-    def reload(self, asker: Asker) -> bool:
-        """Begin a reload; whether one has begun."""
-        if self._fleet.stopping or self._change:
+    def reload(self, asker: Asker) -> None:
+        """Begin a reload; it has failed already when it is not `busy` afterwards."""
+        if self.busy:
             why = "the daemon is stopping" if self._fleet.stopping else "a reload is under way"
             asker.failed("busy", why)
-            return False
+            return
         begun, running = time.monotonic(), self.world
         source = running.config.source
         mtime = file_mtime(source)
@@ -91,16 +96,15 @@ class Changeover:
             opened = self._listeners.open(config.listen.native, config.listen.backlog)
         except ConfigError as error:
             self._failed(asker, begun, "bad-config", str(error))
-            return False
+            return
         except StartError as error:
             self._failed(asker, begun, "cannot-start", str(error))
-            return False
+            return
         asker.progress(f"checking {source or 'the built-in defaults'} ... ok")
         world = World(config, opened, time.time(), mtime)
         notes = summary(running.config, wanted) + self._listeners.skipped
         self._change = Change(world, asker, begun, notes)
         self._prepare(world)
-        return True
 
     def prepared(self, failure: str, now: float) -> list[Action]:
         """The disk is ready, or why not."""
@@ -128,6 +132,10 @@ class Changeover:
         told = self._told(change, took)
         if self.serving:
             self._count("ok", told, took)
+            try:
+                self._log.reopen(change.world.config.log)  # it may have been moved away
+            except StartError as error:
+                change.notes.append(str(error))
         self.serving = change.generation
         self._log.info("serving", generation=change.generation, took=round(took, 3))
         for line in (told, *change.notes):

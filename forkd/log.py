@@ -72,7 +72,7 @@ class Log:
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line.  `level` is debug, info, warning or error."""
         number = _LEVELS[level]
-        if self._logger.isEnabledFor(number):
+        if number >= self._handler.level:
             self._logger.log(number, event, extra={"fields": {**self._bound, **fields}})
 
     def debug(self, event: str, **fields: Any) -> None:
@@ -125,6 +125,16 @@ class Log:
                 del fields[name]
             self._handler.write(_human_line(time, level, "transfer", fields))
 
+    def reopen(self, settings: LogSettings) -> None:
+        """Go on as other settings want it, or in the new file where the old one was moved away.
+
+        Holds for every log that was bound to this one.  Raises StartError; nothing changed then.
+        """
+        fd = _open(settings)
+        self._handler.close()
+        self._handler.fd, self._handler.json = fd, _wants_json(fd, settings)
+        self._handler.setLevel(_LEVELS[settings.level])
+
     def fileno(self) -> int:
         """The descriptor the lines go to."""
         return self._handler.fd
@@ -139,23 +149,30 @@ def open_log(settings: LogSettings, **bound: Any) -> Log:
 
     Raises StartError naming the file when it cannot be opened.
     """
-    fd = STDERR
-    if settings.file:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        try:
-            fd = os.open(settings.file, flags, 0o640)
-        except OSError as error:
-            raise StartError(f"log.file {settings.file}: {error.strerror}") from None
-    return log_to(fd, settings, **bound)
+    return log_to(_open(settings), settings, **bound)
 
 
 def log_to(fd: int, settings: LogSettings, **bound: Any) -> Log:
     """A log on an open descriptor, which it owns unless it is standard error."""
-    json = settings.format == "json" or (settings.format == "auto" and not os.isatty(fd))
-    handler = LineHandler(fd, json)
-    logger = logging.Logger("forkd", _LEVELS[settings.level])
+    handler = LineHandler(fd, _wants_json(fd, settings))
+    handler.setLevel(_LEVELS[settings.level])
+    logger = logging.Logger("forkd")
     logger.addHandler(handler)
     return Log(logger, handler, settings.transfers, bound)
+
+
+def _open(settings: LogSettings) -> int:
+    if not settings.file:
+        return STDERR
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(settings.file, flags, 0o640)
+    except OSError as error:
+        raise StartError(f"log.file {settings.file}: {error.strerror}") from None
+
+
+def _wants_json(fd: int, settings: LogSettings) -> bool:
+    return settings.format == "json" or (settings.format == "auto" and not os.isatty(fd))
 
 
 class LineHandler(logging.Handler):

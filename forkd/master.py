@@ -196,9 +196,7 @@ class Master:
         self._requests.gone(key)
         if key == PREPARE:
             failure = "" if reason == "status 0" else process.unable or f"preparing: {reason}"
-            self._perform(self._changeover.prepared(failure, now))
-            if failure and not self._changeover.serving:
-                self._perform(self._fleet.stop(now, HASTE))
+            self._on_prepared(failure, now)
             return
         seat = process.seat
         self._log.info("ended", process=process.title, pid=process.pid, how=reason)
@@ -207,6 +205,15 @@ class Master:
         elif seat.role == "keeper":
             self._slots.keeper_gone()
         self._perform(self._fleet.exited(key, reason, now))
+
+    def _on_prepared(self, failure: str, now: float) -> None:
+        self._perform(self._changeover.prepared(failure, now))
+        if self._changeover.busy:
+            return
+        if self._changeover.serving:
+            self._tell_manager()
+        else:
+            self._perform(self._fleet.stop(now, HASTE))
 
     # -- actions
 
@@ -258,7 +265,11 @@ class Master:
 
     def _fork_prepare(self, world: World) -> None:
         self._prepare_end = time.monotonic() + START_TIMEOUT
-        self._fork(PREPARE, "prepare", world, Spawn(PREPARE, "prepare", 0, 0, 0))
+        try:
+            self._fork(PREPARE, "prepare", world, Spawn(PREPARE, "prepare", 0, 0, 0))
+        except OSError as error:
+            why = f"no process can be started: {error.strerror}"
+            self._on_prepared(why, time.monotonic())
 
     def _fork(self, key: int, role: str, world: World, spawn: Spawn) -> None:
         served = world.listeners if role == "worker" else ()
@@ -300,8 +311,11 @@ class Master:
         )
 
     def reload(self, asker: Asker) -> None:
-        self._setup.notifier.reloading()
-        if not self._changeover.reload(asker):
+        begins = not self._changeover.busy
+        if begins:
+            self._setup.notifier.reloading()
+        self._changeover.reload(asker)
+        if begins and not self._changeover.busy:  # it has failed already
             self._tell_manager()
 
     def stop(self, now: bool, asker: Asker | None) -> None:

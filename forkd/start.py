@@ -134,8 +134,7 @@ def serve(
         return first.failure
     finally:
         ground.listeners.close()
-        for lock in ground.locks:
-            lock.close()
+        ground.locks[0].close()  # a pidfile's is let go when the file is removed
 
 
 def raise_file_limit() -> None:

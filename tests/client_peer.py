@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ class Peer:
     connections: int = 0
     cut_put_at: list[int] = field(default_factory=list)
     """Close the connection when a streamed upload has this many new bytes."""
+    hold_put_at: int | None = None
+    """Read no more than about this of each streamed upload, until it is None again."""
     cut_get_at: list[int] = field(default_factory=list)
     """Close the connection after this many bytes of one download."""
     cut_after_requests: list[int] = field(default_factory=list)
@@ -333,6 +336,8 @@ class _Talk:
             assert isinstance(head, DataHead), head
             while self.engine.payload_left:
                 data += self.engine.take(1 << 18)
+                while self.peer.hold_put_at is not None and len(data) > self.peer.hold_put_at:
+                    time.sleep(0.01)
                 cut = self.peer.cut_put_at
                 if cut and len(data) - begun >= cut[0]:
                     cut.pop(0)

@@ -127,3 +127,26 @@ def test_a_full_disk_loses_the_line_only() -> None:
     log = open_log(LogSettings(file="/dev/full"))
     log.info("lost")
     log.close()
+
+
+def test_a_moved_file_is_made_anew(tmp_path: Path) -> None:
+    log, path = make(tmp_path)
+    bound = log.bind(slot=1)
+    bound.info("before")
+    path.rename(tmp_path / "log.1")
+    bound.info("still in the old one")
+    log.reopen(LogSettings(file=str(path), format="human", level="warning"))
+    bound.info("unseen")
+    bound.warning("after")
+    log.close()
+    assert len((tmp_path / "log.1").read_text().splitlines()) == 2
+    assert path.read_text().split(" ", 1)[1] == "WARNING after slot=1\n"
+
+
+def test_a_reopening_that_fails_changes_nothing(tmp_path: Path) -> None:
+    log, path = make(tmp_path)
+    with pytest.raises(StartError):
+        log.reopen(LogSettings(file=str(tmp_path / "no" / "log")))
+    log.info("here")
+    log.close()
+    assert "here" in path.read_text()

@@ -377,7 +377,37 @@ def test_a_child_keeps_nothing_of_the_master(daemon: Daemon) -> None:
 
 def test_status_while_it_stops(daemon: Daemon) -> None:
     daemon.serve()
-    daemon.connect()
+    held = daemon.connect()
     os.kill(daemon.status()["pid"], signal.SIGTERM)
     wait_for(lambda: daemon.body(Status())["state"] == "stopping")
     assert "stopping" in daemon.refusal(Reload()).message
+    held.order(b"bye")
+
+
+def test_a_reload_that_finds_no_slots_is_refused_and_told_to_the_manager(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.workers = 30
+    daemon.write()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(60)
+        manager.bind(str(tmp_path / "notify"))
+        daemon.start(env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert manager.recv(1000).startswith(b"READY=1\n")
+        held = [daemon.connect()]
+        while len({session.pid for session in held}) < 6:
+            held.append(daemon.connect())
+        daemon.body(Reload())
+        wait_for(lambda: len(pids(daemon)) == 36)
+        failed = daemon.refusal(Reload())
+        assert "30 more workers need a slot each and 28 of 64 are free" in failed.message
+        said = [manager.recv(1000).split(b"\n")[0] for _ in range(4)]
+        assert said == [b"RELOADING=1", b"READY=1"] * 2
+    assert daemon.connect().generation == 2
+
+
+def test_the_log_file_can_be_moved_away(daemon: Daemon) -> None:
+    daemon.serve()
+    daemon.log.rename(daemon.folder / "log.1")
+    daemon.body(Reload())
+    wait_for(lambda: daemon.log.exists() and '"serving"' in daemon.log.read_text())

@@ -1,0 +1,441 @@
+"""`forkc` as people and programs meet it: real processes, a scripted peer."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from client_peer import Peer, Stored, make_certificate
+
+from forkd import verbs
+from forkd.client import exits
+from forkd.client.cli import build_parser
+from forkd.client.errors import printable
+from forkd.client.events import Finished, Moved, Planned, Started
+from forkd.client.partfile import part_path
+from forkd.client.show import Meter, Tally
+from forkd.protocol import BLOCK, INLINE_MAX
+
+FORKC = [sys.executable, "-m", "forkd.client.cli"]
+BIG = random.Random(5).randbytes(2 * BLOCK + 77)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    config = str(tmp_path / "config")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FORKC_")}
+    return {**clean, "XDG_CONFIG_HOME": config, "FORKC_PASSWORD": "wonderland", "TERM": "xterm"}
+
+
+Forkc = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def forkc(env: dict[str, str], tmp_path: Path) -> Forkc:
+    def run(*args: object, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*FORKC, *map(str, args)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**env, **variables},
+            cwd=tmp_path,
+            timeout=60,
+            start_new_session=True,  # no terminal to ask
+        )
+
+    return run
+
+
+def events(output: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+# files
+
+
+def test_put_and_get_follow_cp(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"A")
+    (tmp_path / "b").write_bytes(b"B")
+    peer.folders.add("dir")
+    for args in (["a", "/new"], ["a", ""], ["a", "/dir"], ["a", "b", "/dir/"]):
+        assert forkc("put", *args[:-1], peer.base + args[-1]).returncode == 0
+    assert {name: file.data for name, file in peer.files.items()} == {
+        "new": b"A",
+        "a": b"A",
+        "dir/a": b"A",
+        "dir/b": b"B",
+    }
+    (tmp_path / "here").mkdir()
+    assert forkc("get", f"{peer.base}/dir/b", "other").returncode == 0
+    assert forkc("get", f"{peer.base}/dir/b", f"{peer.base}/a", "here").returncode == 0
+    assert (tmp_path / "other").read_bytes() == b"B"
+    assert sorted(os.listdir(tmp_path / "here")) == ["a", "b"]
+    printed = forkc("get", f"{peer.base}/new", "-")
+    assert (printed.stdout, printed.stderr) == ("A", "")
+
+
+def test_folders(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    (tmp_path / "t" / "sub" / "f").write_bytes(b"F")
+    refused = forkc("put", "t", peer.base)
+    assert (refused.returncode, "-r sends folders" in refused.stderr) == (exits.REFUSED, True)
+    assert forkc("put", "-r", "t/", peer.base).returncode == 0
+    assert forkc("put", "-r", "t", f"{peer.base}/other").returncode == 0
+    assert sorted(peer.files) == ["other/sub/f", "t/sub/f"]
+    again = forkc("put", "-r", "t", peer.base)
+    assert "1 were there already" in again.stderr
+    assert "sent 1 file" in forkc("put", "-r", "--all", "t", peer.base).stderr
+    assert forkc("get", "-r", f"{peer.base}/t", "back").returncode == 0
+    assert (tmp_path / "back" / "sub" / "f").read_bytes() == b"F"
+
+
+def test_looking_and_changing(peer: Peer, forkc: Forkc) -> None:
+    peer.files["b c"] = Stored(b"123", 0.0)
+    peer.files["a\n\x1b[31m"] = Stored(b"")
+    assert forkc("mkdir", "-p", f"{peer.base}/d/e").returncode == 0
+    assert forkc("ls", peer.base).stdout == "a\\x0a\\x1b[31m\nb c\nd/\n"
+    long = forkc("ls", "-l", f"{peer.base}/b%20c", TZ="UTC").stdout
+    assert long.split() == ["-", "3", "1970-01-01", "00:00:00", "b", "c"]
+    assert "size   3 (3 B)" in forkc("stat", f"{peer.base}/b c").stdout
+    assert forkc("mv", f"{peer.base}/b c", "d/").returncode == 0
+    assert forkc("mv", f"{peer.base}/d/b c", f"{peer.base}/x").returncode == 0
+    assert "x" in peer.files
+    assert forkc("mv", f"{peer.base}/x", "forkd://other/x").returncode == exits.USAGE
+    assert "3 B used, no limit" in forkc("quota", peer.base).stdout
+    assert forkc("rm", "-r", f"{peer.base}/x", f"{peer.base}/d").returncode == 0
+    assert "x" not in peer.files
+
+
+def test_run_passes_output_and_status(peer: Peer, forkc: Forkc) -> None:
+    ran = forkc("run", peer.base, "hello")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "out\n", "err\n")
+    assert forkc("run", peer.base, "nope").returncode == exits.REFUSED
+
+
+# exit statuses
+
+
+def test_each_failure_has_its_status(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    assert forkc("get", f"{peer.base}/nope", "x").returncode == exits.REFUSED
+    assert forkc("put", "nope", peer.base).returncode == exits.REFUSED
+    assert forkc("quota", "http://x").returncode == exits.USAGE
+    assert forkc("frobnicate").returncode == exits.USAGE
+    assert forkc("put", peer.base).returncode == exits.USAGE
+    assert forkc("quota", "forkd+plain://alice@127.0.0.1:1").returncode == exits.LOST
+    assert forkc("quota", peer.base, FORKC_PASSWORD="wrong").returncode == exits.NO_LOGIN
+    peer.limit = 3
+    assert forkc("put", "f", peer.base).returncode == exits.QUOTA_FULL
+    peer.limit = None
+    (tmp_path / "g").write_bytes(b"1")
+    peer.refuse["put"] = ["denied"]
+    assert forkc("put", "f", "g", peer.base).returncode == exits.SOME_FAILED
+    peer.cut_after_requests = [0] * 10
+    lost = forkc("put", "--attempts", "1", "f", peer.base)
+    assert lost.returncode == exits.LOST
+    assert "Traceback" not in lost.stderr
+
+
+def test_a_changed_certificate_has_its_status(forkc: Forkc, tmp_path: Path) -> None:
+    peer = Peer(cert=make_certificate(tmp_path))
+    try:
+        assert forkc("quota", peer.base).returncode == 0
+        peer.cert = make_certificate(tmp_path, "other")
+        refused = forkc("quota", peer.base)
+        assert refused.returncode == exits.NOT_TRUSTED
+        assert "has changed" in refused.stderr
+        assert forkc("quota", "--ca", peer.cert[0], peer.base).returncode == 0
+        wrong = forkc("quota", "--fingerprint", "0" * 64, peer.base)
+        assert wrong.returncode == exits.NOT_TRUSTED
+        assert forkc("quota", "--fingerprint", "xyz", peer.base).returncode == exits.USAGE
+    finally:
+        peer.close()
+
+
+def test_every_status_is_told_in_help_and_manual() -> None:
+    told = build_parser().format_help()
+    manual = (Path(__file__).parent.parent / "docs" / "forkc.md").read_text()
+    for name, value in vars(exits).items():
+        if name.isupper() and isinstance(value, int):
+            assert f"\n  {value:<4} " in told, name
+            assert f"\n| {value} |" in manual, name
+
+
+# passwords
+
+
+def test_where_passwords_come_from(peer: Peer, forkc: Forkc, env: dict[str, str]) -> None:
+    del env["FORKC_PASSWORD"]
+    nobody = forkc("quota", peer.base)
+    assert nobody.returncode == exits.NO_LOGIN
+    assert "FORKC_PASSWORD" in nobody.stderr
+    assert forkc("quota", "--password-stdin", peer.base, stdin="wonderland\n").returncode == 0
+    assert forkc("quota", "--password-stdin", peer.base).returncode == exits.NO_LOGIN
+    changed = forkc("passwd", "--password-stdin", peer.base, stdin="wonderland\nchess-9\n")
+    assert changed.returncode == 0
+    assert peer.users["alice"] == "chess-9"
+    registered = forkc(
+        "register", "--password-stdin", peer.base.replace("alice", "bob"), stdin="builder-1\n"
+    )
+    assert registered.returncode == 0
+    assert peer.users["bob"] == "builder-1"
+    assert not [name for name in os.listdir(env["XDG_CONFIG_HOME"]) if name != "forkc"]
+
+
+def test_the_user_when_the_address_names_none(peer: Peer, forkc: Forkc) -> None:
+    url = peer.base.replace("alice@", "")
+    assert forkc("quota", url, FORKC_USER="alice").returncode == 0
+    assert forkc("quota", url, FORKC_USER="bob").returncode == exits.NO_LOGIN
+
+
+# output
+
+
+def test_json_is_one_object_a_line(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(BIG)
+    (tmp_path / "small").write_bytes(b"s")
+    put = forkc("put", "--json", "big", "small", "nope", peer.base)
+    assert (put.returncode, put.stderr) == (exits.REFUSED, "")
+    put = forkc("put", "--json", "big", "small", peer.base)
+    told = events(put.stdout)
+    assert [event["event"] for event in told][:1] == ["planned"]
+    assert {event["path"] for event in told if event["event"] == "finished"} == {"big", "small"}
+    result = told[-1]
+    assert (result["event"], result["files"], result["size"]) == ("result", 2, len(BIG) + 1)
+    assert events(forkc("ls", "--json", peer.base).stdout)[0]["name"] == "big"
+    error = events(forkc("get", "--json", f"{peer.base}/nope", "x").stdout)[-1]
+    assert (error["event"], error["code"]) == ("error", "not-found")
+    ran = events(forkc("run", "--json", peer.base, "hello").stdout)
+    assert ran[0] == {"event": "output", "stream": "stdout", "text": "out\n"}
+    assert ran[-1]["status"] == 3
+
+
+def test_quiet_says_nothing_but_errors(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    quiet = forkc("put", "-q", "f", peer.base)
+    assert (quiet.stdout, quiet.stderr) == ("", "")
+    peer.refuse["put"] = ["denied"]
+    assert "denied" in forkc("put", "-q", "f", peer.base).stderr
+
+
+def test_what_a_server_says_controls_no_terminal(peer: Peer, forkc: Forkc) -> None:
+    refused = forkc("run", peer.base, "\x1b]0;owned\x07")
+    assert "\x1b" not in refused.stderr
+    assert printable("a\x1b\udce9\uefe9\u202e") == "a\\x1b\\xe9\\xe9\\u202e"
+
+
+def test_nobody_reads_our_output(peer: Peer, env: dict[str, str]) -> None:
+    for i in range(3000):
+        peer.files[f"file-{i:050}"] = Stored(b"")
+    with subprocess.Popen(
+        [*FORKC, "ls", peer.base], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.wait(30)
+
+
+def test_start_up_loads_no_rich() -> None:
+    code = (
+        "import sys, forkd.client.cli; print([m for m in ('rich', 'readline') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "[]\n"
+
+
+def on_a_terminal(args: list[str], env: dict[str, str], cwd: Path) -> tuple[int, bytes]:
+    """Run with a terminal as standard error; its exit status and what it drew."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*FORKC, *args], stdout=subprocess.DEVNULL, stderr=theirs, env=env, cwd=cwd
+        )
+        os.close(theirs)
+        drawn = bytearray()
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the last holder of the other end is gone
+                break
+            if not piece:
+                break
+            drawn += piece
+        return process.wait(60), bytes(drawn)
+    finally:
+        os.close(ours)
+
+
+def test_bars_on_a_terminal(peer: Peer, env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(BIG)
+    peer.cut_put_at = [BLOCK + 1]
+    status, drawn = on_a_terminal(["put", "big", peer.base], env, tmp_path)
+    assert status == 0
+    text = drawn.decode()
+    for expected in ("big", "of 8.0 MiB", "of 1 files", "trying again", "sent 1 file"):
+        assert expected in text
+    status, drawn = on_a_terminal(["put", "nope", peer.base], env, tmp_path)
+    assert status == exits.REFUSED
+
+
+def test_the_tally() -> None:
+    tally = Tally()
+    for event in (
+        Planned(3, 300, 1),
+        Started("a", 200, 50),
+        Moved("a", 100),
+        Started("a", 200, 0),  # begins anew
+        Moved("a", 200),
+        Finished("a", 200),
+        Finished("small", 60),
+        Finished("bad", 40, error="why"),
+    ):
+        tally.take(event)
+    assert (tally.files, tally.done, tally.skipped, tally.streams) == (3, 300, 1, {})
+    assert "3 of 3 files, 300 B of 300 B" in tally.line()
+    assert Meter().rate() == 0.0
+
+
+# interruption
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_ctrl_c_and_the_same_command_again(
+    peer: Peer, env: dict[str, str], forkc: Forkc, tmp_path: Path, jobs: str
+) -> None:
+    names = [f"big{i}" for i in range(3)]
+    for name in names:
+        (tmp_path / name).write_bytes(BIG + name.encode())
+    peer.hold_put_at = BLOCK + 1000
+    process = subprocess.Popen(
+        [*FORKC, "put", "-j", jobs, *names, peer.base],
+        stderr=subprocess.PIPE,
+        env=env,
+        cwd=tmp_path,
+        text=True,
+    )
+    try:
+        wait_until(lambda: any(len(p.data) > BLOCK for p in peer.partials.values()))
+        process.send_signal(signal.SIGINT)
+        peer.hold_put_at = None
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == exits.INTERRUPTED
+    assert "interrupted; repeat the command" in said
+    assert "Traceback" not in said
+    again = forkc("put", "-j", jobs, *names, peer.base)
+    assert again.returncode == 0
+    assert {name: file.data for name, file in peer.files.items()} == {
+        name: BIG + name.encode() for name in names
+    }
+    assert "from 4.0 MiB on" in again.stderr
+
+
+def test_an_interrupted_get_leaves_its_part(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    long = random.Random(6).randbytes(17 << 20)
+    peer.files["f"] = Stored(long)
+    peer.cut_after_requests = [2] + [0] * 10  # stat, first range
+    first = forkc("get", "--attempts", "0", f"{peer.base}/f", "f")
+    assert first.returncode == exits.LOST
+    assert Path(part_path(str(tmp_path / "f"))).exists()
+    peer.cut_after_requests = []
+    second = forkc("get", f"{peer.base}/f", "f")
+    assert "from 16.0 MiB on" in second.stderr
+    assert (tmp_path / "f").read_bytes() == long
+
+
+# the shell
+
+
+def test_a_script_in_the_shell(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "l").write_bytes(b"local")
+    (tmp_path / "lb").mkdir()
+    script = """
+        # a comment
+        frobnicate
+        ls nope
+        mkdir -p "a b/c"
+        cd 'a b/c'
+        pwd
+        put l -t x
+        put l
+        mv x y
+        ls
+        stat y
+        lcd lb
+        get ../c/y
+        run hello
+        quota
+        rm y
+        cd
+        help put
+        put 'unclosed
+        ls -z
+        quit
+        pwd
+    """
+    ran = forkc("shell", peer.base, stdin=script)
+    assert ran.returncode != 0, "a script's failure shows"
+    assert ran.stdout.startswith("/a b/c\nl\ny\nname   y")
+    for told in ("'frobnicate' is no command", "there is no 'nope'", "quote", "usage: ls"):
+        assert told in ran.stderr
+    assert "put [-r]" in ran.stdout
+    assert ran.stdout.count("/a b/c\n") == 1, "quit ends it"
+    assert (tmp_path / "lb" / "y").read_bytes() == b"local"
+    assert peer.files.keys() == {"a b/c/l"}
+
+
+def test_the_end_of_input_ends_the_shell(peer: Peer, forkc: Forkc) -> None:
+    ran = forkc("shell", peer.base, stdin="quota")
+    assert (ran.returncode, ran.stdout) == (0, "0 B used, no limit\n")
+
+
+def test_log_in_and_register_in_the_shell(peer: Peer, forkc: Forkc, env: dict[str, str]) -> None:
+    script = "builder-1\nregister bob\nbuilder-1\nquota\npasswd\nbuilder-1\nbuilder-2\nls\n"
+    ran = forkc("shell", "--password-stdin", peer.base, stdin="x" + script)
+    assert peer.users["bob"] == "builder-2"
+    assert "auth-failed" in ran.stderr, "alice's log-in failed, and the shell went on"
+    assert "bob is registered" in ran.stderr
+
+
+def test_no_server_no_shell(forkc: Forkc) -> None:
+    assert forkc("shell", "forkd+plain://alice@127.0.0.1:1").returncode == exits.LOST
+
+
+def test_small_files_are_many_requests_on_one_connection(
+    peer: Peer, forkc: Forkc, tmp_path: Path
+) -> None:
+    (tmp_path / "t").mkdir()
+    for i in range(300):
+        (tmp_path / "t" / str(i)).write_bytes(b"x")
+    assert forkc("put", "-r", "-q", "t", peer.base).returncode == 0
+    assert len(peer.ops(verbs.Put)) == 300
+    assert peer.connections == 1
+    assert all(put.size <= INLINE_MAX for put in peer.requests if isinstance(put, verbs.Put))
