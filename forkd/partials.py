@@ -14,6 +14,7 @@ data file holds.  After a boot only what can be proven is trusted: blocks are di
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import itertools
 import os
@@ -73,7 +74,9 @@ class Staged:
             os.close(self.sidecar_fd)
 
 
+@functools.cache
 def boot_id() -> str:
+    """The id of this boot; it does not change while a process lives."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

@@ -114,6 +114,14 @@ def die_with_parent() -> None:
         raise _fail()
 
 
+def load_thread_exit() -> None:
+    """Have at hand what glibc loads when a thread first ends by pthread_exit(3), as argon2's do."""
+    try:
+        ctypes.CDLL("libgcc_s.so.1")
+    except OSError:
+        pass  # another libc needs none
+
+
 # landlock(7): access rights on files, by the ABI version that introduced them
 _FS_V1 = (1 << 13) - 1
 _FS_REFER = 1 << 13  # ABI 2

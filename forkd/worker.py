@@ -23,6 +23,7 @@ from forkd import messages, tlscontext
 from forkd.accept import describe_peer, session_ids
 from forkd.accounts import open_accounts
 from forkd.commit import make_committer
+from forkd.confine import confine
 from forkd.core import Core, Peer
 from forkd.doors.native import NativeDoor
 from forkd.errors import StartError
@@ -53,6 +54,7 @@ def main(seat: ChildSeat) -> int:
     _raise_descriptor_limit()
     ledger = _take_slot(seat)
     worker = Worker(seat, ledger, log)
+    confine(seat.config, log)
     gc.freeze()
     worker.serve()
     return 0

@@ -6,6 +6,10 @@ import argparse
 
 from forkd.client.api import JOBS
 from forkd.client.operations import Moving
+from forkd.client.retry import RetryPolicy
+from forkd.client.session import STALL
+from forkd.client.trust import parse_fingerprint
+from forkd.units import parse_seconds
 
 
 def moving(args: argparse.Namespace) -> Moving:
@@ -26,7 +30,7 @@ def add_moving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="whole folders")
     parser.add_argument("-L", "--follow", action="store_true", help="follow symbolic links")
     parser.add_argument(
-        "-j", "--jobs", type=_positive, default=JOBS, metavar="N", help=f"connections ({JOBS})"
+        "-j", "--jobs", type=_connections, default=JOBS, metavar="N", help=f"connections ({JOBS})"
     )
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="do without digests; faster"
@@ -47,7 +51,61 @@ def add_put_only(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
+def connection_options() -> argparse.ArgumentParser:
+    """The options of every command, as a parent of its parser."""
+    attempts = RetryPolicy().attempts
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("connection and output")
+    group.add_argument("--password-stdin", action="store_true", help="first line of stdin")
+    group.add_argument("--ca", metavar="FILE", help="trust these authorities; 'system': its own")
+    group.add_argument(
+        "--fingerprint", type=_fingerprint, metavar="SHA256", help="trust this certificate only"
+    )
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=STALL,
+        metavar="S",
+        help=f"longest silence while an answer is due ({STALL:.0f} s)",
+    )
+    group.add_argument(
+        "--attempts",
+        type=_attempts,
+        default=attempts,
+        metavar="N",
+        help=f"reconnects in a row without progress ({attempts})",
+    )
+    group.add_argument("--json", action="store_true", help="one JSON object a line")
+    group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
+    return common
+
+
+def _fingerprint(text: str) -> str:
+    try:
+        return parse_fingerprint(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = parse_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not more than 0 and at most a day")
+    return seconds
+
+
+def _attempts(text: str) -> int:
+    return _number(text, 0, 1_000_000)
+
+
+def _connections(text: str) -> int:
+    return _number(text, 1, 64)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
     return int(text)

@@ -12,13 +12,13 @@ from itertools import groupby
 from forkd import __version__
 from forkd.client import exits
 from forkd.client.api import Client
-from forkd.client.arguments import add_moving, add_put_only, moving
+from forkd.client.arguments import add_moving, add_put_only, connection_options, moving
 from forkd.client.ask import Passwords
 from forkd.client.errors import ClientError, UrlError
 from forkd.client.events import Note
 from forkd.client.operations import Operations
 from forkd.client.retry import RetryPolicy
-from forkd.client.session import STALL, Settings
+from forkd.client.session import Settings
 from forkd.client.show import Json, Plain, Quiet, Screen
 from forkd.client.trust import Authorities, Fingerprint, KnownHosts, Trust
 from forkd.client.upload import error_code
@@ -199,38 +199,23 @@ def _shell(command: Command) -> int:
 Handler = Callable[[Command], int]
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    group = common.add_argument_group("connection and output")
-    group.add_argument("--password-stdin", action="store_true", help="first line of stdin")
-    group.add_argument("--ca", metavar="FILE", help="trust these authorities; 'system': its own")
-    group.add_argument("--fingerprint", metavar="SHA256", help="trust this certificate only")
-    group.add_argument(
-        "--timeout", type=float, default=STALL, metavar="S", help=f"longest silence ({STALL:.0f} s)"
-    )
-    group.add_argument(
-        "--attempts", type=int, default=RetryPolicy().attempts, metavar="N",
-        help=f"reconnects in a row without progress ({RetryPolicy().attempts})",
-    )  # fmt: skip
-    group.add_argument("--json", action="store_true", help="one JSON object a line")
-    group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
-    return common
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="forkc",
+        allow_abbrev=False,
         description="Move files to and from a forkd server.",
         epilog=_ADDRESSES + exits.EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"forkc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    common = _common()
+    common = connection_options()
 
     def add(name: str, text: str, handler: Handler) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text, parents=[common])
+        made = commands.add_parser(
+            name, help=text, description=text, parents=[common], allow_abbrev=False
+        )
         made.set_defaults(handler=handler)
         return made
 

@@ -49,7 +49,7 @@ class FileCommands(cmd.Cmd):
         """A command ended with this exit status."""
 
     def parse(self, name: str, line: str, *arguments: tuple[str, ...]) -> argparse.Namespace:
-        parser = LineParser(prog=name, add_help=False)
+        parser = LineParser(prog=name, add_help=False, allow_abbrev=False)
         for flag in arguments:
             if flag[0].startswith("-"):
                 parser.add_argument(*flag, action="store_true")
@@ -134,7 +134,7 @@ class FileCommands(cmd.Cmd):
         self.did(self.operations.run(self.parse("run", line, ("name",)).name))
 
     def _moving(self, name: str, line: str) -> argparse.Namespace:
-        parser = LineParser(prog=name, add_help=False)
+        parser = LineParser(prog=name, add_help=False, allow_abbrev=False)
         add_moving(parser)
         if name == "put":
             add_put_only(parser)

@@ -21,7 +21,7 @@ from forkd.client.names import base, join, safe_name, to_remote
 from forkd.client.show import Screen
 from forkd.client.tree import File, Plan
 from forkd.client.upload import PutOptions
-from forkd.units import format_bytes
+from forkd.units import format_bytes, format_seconds
 from forkd.verbs import Entry
 
 
@@ -189,8 +189,8 @@ class Operations:
             "left": summary.left,
             "seconds": round(seconds, 3),
         }
-        rate = format_bytes(summary.size / seconds) if seconds > 0 else "-"
-        parts = [f"{verb} {_files(summary.files)}, {format_bytes(summary.size)} ({rate}/s)"]
+        took = f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds)
+        parts = [f"{verb} {_files(summary.files)}, {format_bytes(summary.size)} in {took}"]
         if summary.skipped:
             parts.append(f"{summary.skipped} were there already")
         if summary.failed:
