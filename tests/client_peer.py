@@ -85,16 +85,20 @@ class Peer:
     def ops(self, kind: type) -> list[verbs.AnyRequest]:
         return [request for request in self.requests if isinstance(request, kind)]
 
+    def hang_up(self) -> None:
+        """End all connections, and wait until they are."""
+        for sock in self._socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for sock in self._socks:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
         self._main.join()
-        for thread in self._threads:
-            thread.join()
+        self.hang_up()
 
     def _accept(self) -> None:
         while True:
@@ -115,6 +119,7 @@ class Peer:
                     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                     context.load_cert_chain(*self.cert)
                     sock = context.wrap_socket(sock, server_side=True)
+                    self._socks.append(sock)  # the plain one is detached now
                 _Talk(self, sock).run()
             except (OSError, Refusal):
                 pass

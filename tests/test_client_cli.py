@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import random
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from forkd.protocol import BLOCK, INLINE_MAX
 
 FORKC = [sys.executable, "-m", "forkd.client.cli"]
 BIG = random.Random(5).randbytes(2 * BLOCK + 77)
+LARGE = random.Random(6).randbytes(32 << 20)  # more than the sockets' buffers take
 
 
 @pytest.fixture
@@ -181,7 +184,9 @@ def test_every_status_is_told_in_help_and_manual() -> None:
 # passwords
 
 
-def test_where_passwords_come_from(peer: Peer, forkc: Forkc, env: dict[str, str]) -> None:
+def test_where_passwords_come_from(
+    peer: Peer, forkc: Forkc, env: dict[str, str], tmp_path: Path
+) -> None:
     del env["FORKC_PASSWORD"]
     nobody = forkc("quota", peer.base)
     assert nobody.returncode == exits.NO_LOGIN
@@ -196,7 +201,8 @@ def test_where_passwords_come_from(peer: Peer, forkc: Forkc, env: dict[str, str]
     )
     assert registered.returncode == 0
     assert peer.users["bob"] == "builder-1"
-    assert not [name for name in os.listdir(env["XDG_CONFIG_HOME"]) if name != "forkc"]
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"builder-1" not in path.read_bytes(), "a password was kept"
 
 
 def test_the_user_when_the_address_names_none(peer: Peer, forkc: Forkc) -> None:
@@ -324,13 +330,30 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--jobs", "0"],
+        ["--jobs", "65"],
+        ["--attempts", "-1"],
+        ["--timeout", "0"],
+        ["--timeout", "x"],
+        ["--password", "secret"],
+    ],
+)
+def test_options_that_make_no_sense(forkc: Forkc, options: list[str]) -> None:
+    refused = forkc("put", *options, "f", "forkd://alice@127.0.0.1:1")
+    assert refused.returncode == exits.USAGE
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.parametrize("jobs", ["1", "3"])
 def test_ctrl_c_and_the_same_command_again(
     peer: Peer, env: dict[str, str], forkc: Forkc, tmp_path: Path, jobs: str
 ) -> None:
     names = [f"big{i}" for i in range(3)]
     for name in names:
-        (tmp_path / name).write_bytes(BIG + name.encode())
+        (tmp_path / name).write_bytes(LARGE + name.encode())
     peer.hold_put_at = BLOCK + 1000
     process = subprocess.Popen(
         [*FORKC, "put", "-j", jobs, *names, peer.base],
@@ -353,9 +376,9 @@ def test_ctrl_c_and_the_same_command_again(
     again = forkc("put", "-j", jobs, *names, peer.base)
     assert again.returncode == 0
     assert {name: file.data for name, file in peer.files.items()} == {
-        name: BIG + name.encode() for name in names
+        name: LARGE + name.encode() for name in names
     }
-    assert "from 4.0 MiB on" in again.stderr
+    assert re.search(r"big\d: 32.0 MiB from \d+\.\d MiB on", again.stderr)
 
 
 def test_an_interrupted_get_leaves_its_part(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
@@ -439,3 +462,104 @@ def test_small_files_are_many_requests_on_one_connection(
     assert len(peer.ops(verbs.Put)) == 300
     assert peer.connections == 1
     assert all(put.size <= INLINE_MAX for put in peer.requests if isinstance(put, verbs.Put))
+
+
+# the shell on a terminal
+
+OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+class Terminal:
+    """A person at a terminal: reads until something shows, then types."""
+
+    def __init__(self, args: list[str], env: dict[str, str], cwd: Path) -> None:
+        self.fd, theirs = pty.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, *FORKC[1:], *args],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def expect(self, text: str) -> str:
+        """What showed before and with `text`."""
+        drawn = ""
+        while text not in self.seen:
+            ready, _, _ = select.select([self.fd], [], [], 30)
+            assert ready, f"{text!r} did not show after {drawn + self.seen!r}"
+            self.seen += os.read(self.fd, 65536).decode()
+        drawn, self.seen = self.seen.split(text, 1)
+        return drawn + text
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def terminal(peer: Peer, env: dict[str, str], tmp_path: Path) -> Iterator[Terminal]:
+    del env["FORKC_PASSWORD"]
+    terminal = Terminal(["shell", peer.base], env, tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def test_a_person_in_the_shell(peer: Peer, terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(b"L")
+    peer.folders.add("folder")
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("\n")
+    terminal.expect("User [alice]: ")
+    terminal.type("\n")
+    terminal.expect("Password of alice")
+    terminal.type("wrong\n")
+    terminal.expect("auth-failed")
+    terminal.expect("User [alice]: ")
+    terminal.type("alice\n")
+    terminal.expect("Password of alice")
+    terminal.type("wonderland\n")
+    assert "wonderland" not in terminal.expect("alice:/> ")
+    terminal.type("frobnicate\n")
+    terminal.expect("is no command; 'help' lists them")
+    terminal.expect("alice:/> ")
+    terminal.type("put lo\t\n")
+    terminal.expect("sent 1 file")
+    assert peer.files["local"].data == b"L"
+    terminal.expect("alice:/> ")
+    terminal.type("cd fo\t\n")
+    terminal.expect("alice:/folder> ")
+    terminal.type("ls /no\x03")  # Ctrl-C gives up the line
+    terminal.expect("alice:/folder> ")
+    terminal.type("help\n")
+    terminal.expect("quit")
+    terminal.type("\x04")
+    assert terminal.process.wait(30) == 0
+
+
+def test_a_stranger_registers_in_the_shell(peer: Peer, terminal: Terminal) -> None:
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("r\n")
+    terminal.expect("New user's name [alice]: ")
+    terminal.type("bob\n")
+    terminal.expect("New password of bob")
+    terminal.type("builder-1\n")
+    terminal.expect("The same again: ")
+    terminal.type("builder-1\n")
+    terminal.expect("bob is registered and logged in")
+    terminal.expect("bob:/> ")
+    terminal.type("exit\n")
+    assert terminal.process.wait(30) == 0
+    assert peer.users["bob"] == "builder-1"

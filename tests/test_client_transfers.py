@@ -28,6 +28,7 @@ from forkd.client import (
     RetryPolicy,
     Settings,
     Started,
+    Url,
     VerifyError,
 )
 from forkd.client.download import RANGE
@@ -439,6 +440,32 @@ def test_what_was_not_carried_out_for_sure_is_repeated(peer: Peer, client: Clien
     client.move("a", "b")  # the connection that left would not have answered
     assert "b" in peer.files
     assert peer.connections == 2
+
+
+def test_a_connection_that_ended_while_idle_is_replaced_unseen(
+    peer: Peer, client: Client, events: list[Event]
+) -> None:
+    peer.files["a"] = Stored(b"x")
+    client.quota()
+    peer.hang_up()
+    client.move("a", "b")
+    assert "b" in peer.files
+    assert not events
+
+
+def test_a_password_that_took_long_to_type(peer: Peer) -> None:
+    asked: list[str] = []
+
+    def ask(url: Url) -> str:
+        asked.append(url.user)
+        peer.hang_up()
+        return "wonderland"
+
+    with Client(peer.base, ask, Settings(KnownHosts(), retry=RetryPolicy(attempts=0))) as client:
+        assert client.quota().used == 0
+        client.close()
+        assert client.quota().used == 0
+    assert asked == ["alice"]
 
 
 def test_what_may_have_been_carried_out_is_not(peer: Peer, client: Client) -> None:

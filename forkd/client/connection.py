@@ -172,6 +172,13 @@ class Connection:
         if writable and self._queued:
             self._write()
 
+    def look(self) -> None:
+        """Take in what came while nobody waited for anything: news, or the connection's end."""
+        try:
+            self._read()
+        except ClientError:
+            pass  # `lost` tells
+
     def interrupt(self) -> None:
         """End it from another thread."""
         self._wire.interrupt()

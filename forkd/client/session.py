@@ -22,7 +22,7 @@ from typing import TypeVar
 from forkd import __version__
 from forkd.client.answers import Login, Welcome, decode
 from forkd.client.connection import Connection
-from forkd.client.errors import ClientError, LostError, RemoteError, UrlError
+from forkd.client.errors import AuthError, ClientError, LostError, RemoteError, UrlError
 from forkd.client.events import Event, Listener, Note, nobody
 from forkd.client.retry import Backoff, RetryPolicy
 from forkd.client.trust import KnownHosts, Trust
@@ -86,8 +86,10 @@ class Session:
     def connection(self) -> Connection:
         """A connection that is logged in.  Raises LostError, TrustError, RemoteError."""
         current = self._connection
-        if current is not None and (current.lost or (current.leaving and not current.busy)):
-            self.drop()
+        if current is not None and not current.busy:
+            current.look()  # a server ends idle connections
+            if current.lost or current.leaving:
+                self.drop()
         if self._connection is None:
             self._connection = self._open()
             self._reached = True
@@ -177,22 +179,27 @@ class Session:
             raise StoppedError("stopped")
         wire = connect(self.url, self.settings.trust, self.settings.stall)
         connection = Connection(wire)
+        asked = callable(self._password)
         try:
             self.welcome = connection.greet(AGENT)
             if self._password is not None:
                 self.login = self._first_login(connection, self._password)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if asked and isinstance(error, LostError) and isinstance(self._password, str):
+                return self._open()  # the server did not wait for somebody to type it
             raise
         return connection
 
     def _first_login(self, connection: Connection, password: Password) -> Login:
         if not self.url.user:
             raise UrlError(f"{self.url} names no user (example: forkd://alice@example.org)")
-        known = password if isinstance(password, str) else password(self.url)
-        login = _log_in(connection, self.url.user, known)
-        self._password = known
-        return login
+        self._password = password if isinstance(password, str) else password(self.url)
+        try:
+            return _log_in(connection, self.url.user, self._password)
+        except AuthError:
+            self._password = password
+            raise
 
 
 def _log_in(connection: Connection, user: str, password: str) -> Login:
