@@ -2,7 +2,8 @@
 
 Rules
   1. A line is written with a single write(2) to a descriptor opened for appending, so lines of
-     several processes never mix.  A line that cannot be written is lost, never an error.
+     several processes never mix.  A line that cannot be written is lost, never an error; nor is it
+     waited for: a terminal or pipe that nobody reads must not stop the daemon.
   2. What a peer sent is data: everything unprintable in it is escaped, so no name can forge a line
      or steer a terminal.
   3. A field that is called like a secret is masked.  Do not rely on it: log no secrets.
@@ -15,6 +16,8 @@ import datetime
 import logging
 import os
 import re
+import select
+import stat
 from typing import Any
 
 import msgspec
@@ -182,6 +185,8 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.fd = fd
         self.json = json
+        self._lost = 0
+        self._room = _watch_room(fd)
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {name: _mask(name, value) for name, value in record.__dict__["fields"].items()}
@@ -194,17 +199,41 @@ class LineHandler(logging.Handler):
             self.write(_human_line(time, level, record.msg, fields))
 
     def write(self, line: bytes) -> None:
-        """Hand one whole line to the kernel; a full disk or a closed pipe loses it."""
+        """Hand one whole line to the kernel; a full disk, pipe or terminal loses it."""
+        if self._room is not None and not self._room.poll(0):
+            self._lost += 1
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            line = self._lost_line(lost) + line
         try:
             os.write(self.fd, line)
         except OSError:
             pass
+
+    def _lost_line(self, lost: int) -> bytes:
+        if self.json:
+            head = {"time": _clock(), "level": "warning", "event": "lines-lost", "lines": lost}
+            return _json_line(head)
+        return _human_line(_clock(), "warning", "lines-lost", {"lines": lost})
 
     def close(self) -> None:
         super().close()
         if self.fd > STDERR:
             os.close(self.fd)
             self.fd = -1
+
+
+def _watch_room(fd: int) -> select.poll | None:
+    """Tells whether a pipe, terminal or socket takes a line at once; None for files."""
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+    except OSError:
+        return None
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    return room
 
 
 def _clock(at: float | None = None) -> str:
@@ -233,8 +262,11 @@ def _json_escape(match: re.Match[str]) -> str:
     character = match[0]
     if character.isprintable():
         return character
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+    point = ord(character)  # and no codec, which a confined process could not load any more
+    if point < 0x10000:
+        return f"\\u{point:04x}"
+    point -= 0x10000
+    return f"\\u{0xD800 | point >> 10:04x}\\u{0xDC00 | point & 0x3FF:04x}"
 
 
 def _scrubbed(line: _TransferLine | dict[str, Any]) -> dict[str, Any]:

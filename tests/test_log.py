@@ -8,7 +8,7 @@ import pytest
 
 from forkd.config import Log as LogSettings
 from forkd.errors import StartError
-from forkd.log import Log, open_log
+from forkd.log import Log, log_to, open_log
 
 TRANSFER = {
     "user": "alice",
@@ -150,3 +150,20 @@ def test_a_reopening_that_fails_changes_nothing(tmp_path: Path) -> None:
     log.info("here")
     log.close()
     assert "here" in path.read_text()
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    log = log_to(writer, LogSettings(format="json"))
+    for number in range(5000):
+        log.info("event", number=number, filler="x" * 100)
+    first = os.read(reader, 1 << 20)
+    log.info("after")
+    rest = os.read(reader, 1 << 20).decode().splitlines()
+    log.close()
+    os.close(reader)
+    kept = len(first.splitlines())
+    assert 0 < kept < 5000
+    lost, after = (json.loads(line) for line in rest)
+    assert (lost["event"], lost["lines"]) == ("lines-lost", 5000 - kept)
+    assert after["event"] == "after"
