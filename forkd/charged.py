@@ -3,6 +3,9 @@
 The order of steps is what makes a kill harmless; see quota.py for the theory:
   upload   reserve, then write; drop the lease, then rename into the tree
   removal  lease of 0, rename into staging, cover the size, unlink, settle
+
+What is charged and staged is given back by one party only: the process in whose slot it has a
+lease, else whoever holds a partial's lock, else the keeper (for objects of dead processes).
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from forkd import partials
+from forkd import partials, sidecar
 from forkd.errors import Refusal, from_oserror
 from forkd.names import to_bytes
-from forkd.partials import Namer, Source, Staged
+from forkd.partials import Namer, Staged
 from forkd.quota import Lease, Ledger, Usage
+from forkd.sidecar import Source
 from forkd.store import Parts, Tree
 
 
@@ -63,19 +67,19 @@ class ChargedTree:
             found = partials.find(self.tree.staging_fd, source, path)
         except OSError as error:
             raise from_oserror(error, source.path) from error
-        held = [*found.others, *((found.fitting,) if found.fitting else ())]
+        fitting = found.fitting
+        held = [*found.others, *found.spoiled, *((fitting,) if fitting else ())]
         try:
             self._refuse_leased(held)
+            for staged in held if restart else found.spoiled:
+                self._give_back(staged.ident, staged.on_disk)
             if restart:
-                while held:
-                    self._discard(held.pop())
-                return self._open_stream(source, path, None, found.free)
-            if found.fitting is None:
-                if held:
-                    raise _source_changed(held[0])
-                return self._open_stream(source, path, None, found.free)
-            held.pop()
-            return self._open_stream(source, path, found.fitting, found.free)
+                fitting = None
+            elif fitting is not None:
+                held.remove(fitting)
+            elif found.others:
+                raise _source_changed(found.others[0])
+            return self._open_stream(source, path, fitting, found.free)
         finally:
             for staged in held:
                 staged.close()
@@ -88,10 +92,10 @@ class ChargedTree:
     def _open_stream(
         self, source: Source, path: bytes, staged: Staged | None, free: int | None
     ) -> Incoming:
-        folder = self.tree.staging_fd
+        """`staged` is what is gone on with; it is closed where this fails."""
         fresh = staged is None
         try:
-            staged = staged or partials.create(folder, source, path, free)
+            staged = staged or partials.create(self.tree.staging_fd, source, path, free)
             self._refuse_leased([staged])
             lease = self._ledger.reserve(self.account, staged.ident, source.size, staged.on_disk)
         except OSError as error:
@@ -99,7 +103,7 @@ class ChargedTree:
         except Refusal:
             if staged is not None:
                 if fresh:
-                    partials.drop(folder, staged.ident)
+                    self._drop_quietly(staged.ident)
                 staged.close()
             raise
         incoming = Incoming(staged, lease, source.size)
@@ -113,15 +117,12 @@ class ChargedTree:
     def abandon(self, incoming: Incoming) -> None:
         """The upload ends without a name: a partial keeps what has arrived, the rest goes back."""
         staged = incoming.staged
-        kept = 0
-        try:
-            if staged.resumable:
-                kept = os.fstat(staged.fd).st_size
-            if not kept:
-                partials.drop(self.tree.staging_fd, staged.ident)
-        finally:
-            self._ledger.settle(incoming.lease, kept)
-            staged.close()
+        arrived = os.fstat(staged.fd).st_size
+        kept = arrived if staged.resumable else 0
+        if not kept and not self._drop_quietly(staged.ident):
+            kept = arrived
+        self._ledger.settle(incoming.lease, kept)
+        staged.close()
 
     def discard(self, incoming: Incoming) -> None:
         """The upload ends without a name and nothing of it is kept."""
@@ -130,62 +131,93 @@ class ChargedTree:
     def publish(self, incoming: Incoming, folder: int, name: bytes, may_replace: bool) -> bool:
         """Give a complete upload its name; True where a file was replaced.  Closes it.
 
-        When it fails, a partial stays as it is, complete, and may be resumed.
+        Where the name is taken and must not be, a partial stays as it is and may be resumed.
         """
-        staged, tree = incoming.staged, self.tree
-        replaced: int | None = None
+        staged = incoming.staged
         try:
             with self._ledger.moving(self.account):
                 self._ledger.drop(incoming.lease)
-                replaced = self._name_it(staged, folder, name, may_replace)
+                try:
+                    self.tree.put_in(staged.ident, folder, name, replace=False)
+                except Refusal as refusal:
+                    if refusal.code != "exists" or not may_replace:
+                        raise
+                else:
+                    if staged.resumable:
+                        self._drop_sidecar(staged.ident)
+                    return False
+            return self._replace(incoming, folder, name)
         except Refusal:
             if not staged.resumable:
-                self._discard_named(staged.ident, incoming.size)
+                self._give_back(staged.ident, incoming.size)
             raise
         finally:
             staged.close()
-        if replaced is not None:
-            self._discard_named(staged.ident, replaced)
-        else:
-            partials.drop_sidecar(tree.staging_fd, staged.ident)
-        return replaced is not None
 
-    def _name_it(self, staged: Staged, folder: int, name: bytes, may_replace: bool) -> int | None:
-        """From an exchange on, the old file has the partial's name: nobody may resume that."""
+    def _replace(self, incoming: Incoming, folder: int, name: bytes) -> bool:
+        """From the exchange on, the old file is what is staged under the upload's name.
+
+        A partial's name can be had by others, so a name of this process takes its place before.
+        """
+        ident = incoming.staged.ident
+        if incoming.staged.resumable:
+            partial, ident = ident, self._namer.upload()
+            try:
+                partials.make_own(self.tree.staging_fd, partial, ident)
+            except OSError as error:
+                raise from_oserror(error, "") from error
         try:
-            return self.tree.put_in(staged.ident, folder, name, replace=False)
-        except Refusal as refusal:
-            if refusal.code != "exists" or not may_replace:
-                raise
-        partials.drop_sidecar(self.tree.staging_fd, staged.ident)
-        return self.tree.put_in(staged.ident, folder, name, replace=True)
+            with self._ledger.moving(self.account):
+                old = self.tree.put_in(ident, folder, name, replace=True)
+        except Refusal:
+            if incoming.staged.resumable:
+                self._give_back(ident, incoming.size)
+            raise
+        if old is not None:
+            self._give_back(ident, old)
+        return old is not None
+
+    def _drop_sidecar(self, ident: bytes) -> None:
+        try:
+            sidecar.drop(self.tree.staging_fd, ident)
+        except OSError:
+            pass  # without its data it describes nothing, and the keeper removes it
 
     # removals
 
-    def _discard(self, staged: Staged) -> None:
-        """Remove a partial we hold and give its bytes back."""
-        self._discard_named(staged.ident, staged.on_disk)
-        staged.close()
+    def _give_back(self, ident: bytes, size: int) -> None:
+        """Unlink a staged object that is charged with its size.  Never fails: see `_unlink`."""
+        try:
+            lease = self._ledger.claim(self.account, ident, size)
+        except Refusal:
+            return
+        self._unlink(lease, ident)
 
-    def _discard_named(self, ident: bytes, size: int) -> None:
-        """Unlink a staged object that is charged with its size."""
-        lease = self._ledger.reserve(self.account, ident, size, size)
-        partials.drop(self.tree.staging_fd, ident)
-        self._ledger.settle(lease, 0)
+    def _unlink(self, lease: Lease, ident: bytes) -> None:
+        """What cannot be unlinked stays charged until the keeper finds it without an owner."""
+        removed = self._drop_quietly(ident)
+        self._ledger.settle(lease, 0 if removed else lease.total)
+
+    def _drop_quietly(self, ident: bytes) -> bool:
+        """False where the object stays on disk."""
+        try:
+            partials.drop(self.tree.staging_fd, ident)
+        except OSError:
+            return False
+        return True
 
     def remove_file(self, parts: Parts) -> None:
         """Unlink a file and give its bytes back."""
         ident = self._namer.removal()
         with self._ledger.moving(self.account):
-            lease = self._ledger.reserve(self.account, ident, 0, 0)
+            lease = self._ledger.claim(self.account, ident, 0)
             try:
                 size = self.tree.take_out(parts, ident)
             except BaseException:
-                self._ledger.settle(lease, 0)
+                self._ledger.drop(lease)
                 raise
             lease = self._ledger.cover(lease, size)
-        partials.drop(self.tree.staging_fd, ident)
-        self._ledger.settle(lease, 0)
+        self._unlink(lease, ident)
 
     def move(self, parts: Parts, to: Parts, may_replace: bool) -> bool:
         """Rename a file or folder; True where a file was replaced."""
@@ -193,7 +225,7 @@ class ChargedTree:
         with self._ledger.moving(self.account):
             old = self.tree.move(parts, to, may_replace, ident)
         if old is not None:
-            self._discard_named(ident, old)
+            self._give_back(ident, old)
         return old is not None
 
     def remove_tree(self, parts: Parts) -> Iterator[tuple[int, int]]:

@@ -17,12 +17,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from forkd.config import Command
+from forkd.config import SEARCH_PATH, Command
 from forkd.runclient import RunRequest, RunStatus
 from forkd.syscalls import die_with_parent
 
 GRACE_SECONDS = 2.0
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,8 @@ A round takes the changes that wait and
   5. tells each change's owner, on the loop's thread.
 One round is under way at a time; what comes meanwhile makes up the next.  With durability "full" a
 round has one change; with "none" changes are applied at once and nothing is flushed.
+
+A change that fails fails alone: whatever is raised becomes its result.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from forkd.store import Parts, Tree
 
 ROUND_MAX = 256
 """Changes in one round at most: nobody waits for a round without end."""
+
+CROWD = 1024
+"""So many changes wait that a session submits one at a time: each holds a lease and a file."""
 
 
 class Folders:
@@ -87,6 +92,10 @@ class Committer(Protocol):
     def idle(self) -> bool:
         """Nothing waits or is under way."""
 
+    @property
+    def crowded(self) -> bool:
+        """Who has a change under way should wait for that before the next."""
+
     def submit(self, change: Change) -> None:
         """On the loop's thread."""
 
@@ -103,13 +112,15 @@ class ImmediateCommitter:
     """Applies and forgets: the kernel writes when it likes."""
 
     idle = True
+    crowded = False
 
     def submit(self, change: Change) -> None:
         folders = Folders()
         try:
-            change.done(_applied(change, folders))
+            result = _applied(change, folders)
         finally:
             folders.close()
+        change.done(result)
 
 
 class DurableCommitter:
@@ -126,6 +137,10 @@ class DurableCommitter:
     def idle(self) -> bool:
         return not self._running
 
+    @property
+    def crowded(self) -> bool:
+        return len(self._waiting) >= CROWD
+
     def submit(self, change: Change) -> None:
         self._waiting.append(change)
         if not self._running:
@@ -138,7 +153,11 @@ class DurableCommitter:
         self._pool.submit(lambda: self._round(batch))
 
     def _round(self, batch: list[Change]) -> None:
-        results = run_round(batch)
+        results: list[Result]
+        try:
+            results = run_round(batch)
+        except Exception as error:
+            results = [error] * len(batch)
         self._mailbox.post(lambda: self._finish(batch, results))
 
     def _finish(self, batch: list[Change], results: list[Result]) -> None:
@@ -150,7 +169,7 @@ class DurableCommitter:
 
 
 def run_round(batch: list[Change]) -> list[Result]:
-    """See the module; never raises."""
+    """See the module."""
     for change in batch:
         if change.data is not None:
             try:
@@ -173,13 +192,16 @@ def run_round(batch: list[Change]) -> list[Result]:
     return results
 
 
-def _flush(change: Change) -> Refusal | None:
+def _flush(change: Change) -> Exception | None:
     if change.data is None:
         return None
     try:
         os.fdatasync(change.data)
     except OSError as error:
-        change.fail()
+        try:
+            change.fail()
+        except Exception as worse:
+            return worse
         return from_oserror(error, "")
     return None
 

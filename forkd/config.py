@@ -6,23 +6,25 @@ Every problem is reported at once, each as "file:line: key: reason".
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from forkd.configlines import line_of, syntax_problem
+from forkd.configread import UNLIMITED as UNLIMITED
+from forkd.configread import UnfitError, read_value
+from forkd.configrules import PERMISSIONS as PERMISSIONS
+from forkd.configrules import RUNTIME_DIR_MAX as RUNTIME_DIR_MAX
+from forkd.configrules import Flaw, Rule, contradictions
 from forkd.errors import ConfigError
-from forkd.listen import ListenAddress, parse_listen
-from forkd.units import Bytes, Seconds, parse_bytes, parse_seconds
+from forkd.listen import ListenAddress
+from forkd.units import Bytes, Seconds
 
 DEFAULT_PATH = "/etc/forkd/forkd.toml"
-UNLIMITED = "unlimited"
 Limit = Bytes | Literal["unlimited"]
 
 
@@ -119,12 +121,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
 
 
-RUNTIME_DIR_MAX = 86
-"""Bytes: what unix(7) allows for a socket's path, less the longest name of ours."""
-
-_COMMAND_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-PERMISSIONS = ("list", "read", "write", "replace", "delete", "mkdir", "move", "passwd")
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the programs of [commands] are looked for, and their own PATH."""
 
 
 def default_text() -> str:
@@ -132,193 +130,128 @@ def default_text() -> str:
     return resources.files("forkd").joinpath("forkd.toml").read_text(encoding="utf-8")
 
 
-def load(path: str) -> Config:
+def load(path: str, *rules: Rule) -> Config:
     """Read and validate a file.  Raises ConfigError naming file, line, key and reason."""
+    return parse(read(path), path, *rules)
+
+
+def read(path: str) -> str:
+    """The text of a configuration file.  Raises ConfigError."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not UTF-8 text"]) from None
-    return parse(text, path)
 
 
-def parse(text: str, source: str) -> Config:
-    """Validate a configuration text.  Raises ConfigError with all its problems."""
+def parse(text: str, source: str, *rules: Rule) -> Config:
+    """Validate a configuration text, by `rules` too.  Raises ConfigError with all its problems."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([syntax_problem(source, error)]) from None
-    problems: list[str] = []
-    sections: dict[str, Any] = {}
-    hints = get_type_hints(Config)
-    for name, value in raw.items():
-        if name not in hints or name == "source":
-            problems.append(_unknown(text, source, "", name, [h for h in hints if h != "source"]))
-        elif name == "commands":
-            sections[name] = _commands(text, source, value, problems)
-        else:
-            sections[name] = _section(text, source, name, hints[name], value, problems)
-    if problems:
-        raise ConfigError(problems)
-    config = Config(**sections, source=source)
-    problems.extend(f"{source}:{line_of(text, key)}: {key}: {why}" for key, why in _cross(config))
-    if problems:
-        raise ConfigError(problems)
+    problems = _Problems(text, source)
+    config = msgspec.structs.replace(_config(raw, problems), source=source)
+    for rule in (contradictions, *rules):
+        for flaw in rule(config):
+            problems.add_flaw(flaw)
+    if problems.found:
+        raise ConfigError(problems.lines())
     return config
 
 
-def _commands(text: str, source: str, value: Any, problems: list[str]) -> dict[str, Command]:
-    commands: dict[str, Command] = {}
-    if not isinstance(value, dict):
-        problems.append(
-            f"{source}:{line_of(text, 'commands')}: commands: must be tables such as [commands.df]"
-        )
-        return commands
-    for name, table in value.items():
-        command = _section(text, source, f"commands.{name}", Command, table, problems)
-        if command is not None:
-            commands[name] = command
-    return commands
+class _Problems:
+    """What is wrong with a text, and which keys' values are of no use."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self.found: list[tuple[int, str]] = []
+        self._text = text
+        self._source = source
+        self._wrong: set[str] = set()
+
+    def add(self, key: str, reason: str) -> None:
+        self._wrong.add(key)
+        self.say(key, f"{key}: {reason}")
+
+    def say(self, key: str, sentence: str) -> None:
+        """A sentence that names what is wrong itself, about the line of `key`."""
+        line = line_of(self._text, key)
+        self.found.append((line, f"{self._source}:{line}: {sentence}"))
+
+    def add_flaw(self, flaw: Flaw) -> None:
+        if not any(self._is_wrong(key) for key in (flaw.key, *flaw.others)):
+            self.say(flaw.key, f"{flaw.key}: {flaw.reason}")
+
+    def lines(self) -> list[str]:
+        """In the order of the text."""
+        return [problem for _, problem in sorted(self.found, key=lambda found: found[0])]
+
+    def _is_wrong(self, key: str) -> bool:
+        return any(f"{key}.".startswith(f"{wrong}.") for wrong in self._wrong)
 
 
-def _section(
-    text: str, source: str, name: str, kind: type, value: Any, problems: list[str]
-) -> Any | None:
-    """Convert one table key by key, so that every problem of it is found."""
+_SECTIONS = {name: kind for name, kind in get_type_hints(Config).items() if name != "source"}
+
+
+def _config(raw: dict[str, Any], problems: _Problems) -> Config:
+    """What can be read; each key that cannot has its default."""
+    sections: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name not in _SECTIONS:
+            problems.say(name, _unknown_section(name, value))
+        elif name == "commands":
+            sections[name] = _commands(value, problems)
+        else:
+            sections[name] = _section(name, _SECTIONS[name], value, problems)
+    return Config(**sections)
+
+
+def _commands(value: Any, problems: _Problems) -> dict[str, Command]:
     if not isinstance(value, dict):
-        problems.append(f"{source}:{line_of(text, name)}: {name}: must be a table [{name}]")
-        return None
+        problems.add("commands", "must be tables such as [commands.df]")
+        return {}
+    return {
+        name: _section(f"commands.{name}", Command, table, problems)
+        for name, table in value.items()
+    }
+
+
+def _section(name: str, kind: type, value: Any, problems: _Problems) -> Any:
+    """Read one table key by key, so that every problem of it is found."""
+    table = value if isinstance(value, dict) else {}
+    if table is not value:
+        problems.add(name, f"must be a table [{name}]")
     hints = get_type_hints(kind, include_extras=True)
     fields: dict[str, Any] = {}
-    for key, item in value.items():
+    for key, item in table.items():
+        dotted = f"{name}.{key}"
         if key not in hints:
-            problems.append(_unknown(text, source, name, key, list(hints)))
+            problems.add(dotted, f"unknown key{_hint(key, list(hints))}")
             continue
         try:
-            fields[key] = _convert(item, hints[key])
-        except (ValueError, msgspec.ValidationError) as error:
-            where = f"{source}:{line_of(text, f'{name}.{key}')}"
-            problems.append(f"{where}: {name}.{key}: {_reason(error)}")
-    required = {f.name for f in msgspec.structs.fields(kind) if f.required}
-    for key in sorted(required - value.keys()):
-        problems.append(f"{source}:{line_of(text, name)}: {name}.{key}: is missing")
-    if required - fields.keys():
-        return None
+            fields[key] = read_value(item, hints[key])
+        except UnfitError as error:
+            for reason in error.reasons:
+                problems.add(dotted, reason)
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in fields:
+            fields[field.name] = ()  # exec of a command: the only one without a default
+            if table is value and field.name not in table:
+                problems.add(f"{name}.{field.name}", "is missing")
     return kind(**fields)
 
 
-def _convert(value: Any, hint: Any) -> Any:
-    """One value to its type; sizes, durations and addresses have readers of their own."""
-    if any(isinstance(text, str) and "\0" in text for text in _texts(value)):
-        raise ValueError("contains a NUL character")
-    choices = set(get_args(hint)) if get_origin(hint) is not Annotated else set()
-    if hint is Seconds:
-        return parse_seconds(value)
-    if hint is Bytes:
-        return parse_bytes(value)
-    if Bytes in choices:
-        return UNLIMITED if value == UNLIMITED else parse_bytes(value)
-    if ListenAddress in choices:
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise ValueError("must be a list of texts such as '0.0.0.0:3675' or 'unix:/path'")
-        return tuple(parse_listen(v) for v in value)
-    return msgspec.convert(value, hint)
+def _unknown_section(name: str, value: Any) -> str:
+    if isinstance(value, dict | list):
+        return f"unknown section [{name}]{_hint(name, list(_SECTIONS), '[{}]')}"
+    homes = [known for known, kind in _SECTIONS.items() if name in get_type_hints(kind)]
+    where = f" ({' or '.join(f'[{home}]' for home in homes)}?)" if homes else ""
+    return f"{name}: stands in no section{where}"
 
 
-def _texts(value: Any) -> Iterator[Any]:
-    if isinstance(value, list):
-        yield from value
-    else:
-        yield value
-
-
-def _reason(error: Exception) -> str:
-    return str(error).replace(" - at `$`", "").replace("`", "'")
-
-
-def _unknown(text: str, source: str, section: str, key: str, known: list[str]) -> str:
-    dotted = f"{section}.{key}" if section else key
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f" ({close[0]}?)" if close else f" (known: {', '.join(known)})"
-    return f"{source}:{line_of(text, dotted)}: {dotted}: unknown key{hint}"
-
-
-def _cross(config: Config) -> Iterator[tuple[str, str]]:
-    """What no single key can tell: (key, reason) of each contradiction."""
-    yield from _cross_addresses(config)
-    yield from _cross_paths(config)
-    for section, key in _NEVER_ZERO:
-        if not getattr(getattr(config, section), key):
-            yield f"{section}.{key}", "must be longer than 0"
-    if config.tls.mode == "files":
-        for key in ("cert", "key"):
-            if not getattr(config.tls, key):
-                yield f"tls.{key}", "must name a PEM file when tls.mode is 'files'"
-    if config.server.group and not config.server.user:
-        yield "server.group", "is given without server.user"
-    for unknown in sorted(set(config.register.permissions or ()) - set(PERMISSIONS)):
-        yield "register.permissions", f"{unknown!r} is none of {', '.join(PERMISSIONS)}"
-    for name, command in config.commands.items():
-        yield from _cross_command(name, command)
-
-
-_NEVER_ZERO = (
-    ("server", "watchdog_timeout"),
-    ("limits", "login_timeout"),
-    ("limits", "idle_timeout"),
-    ("limits", "stall_timeout"),
-)
-
-
-def _cross_addresses(config: Config) -> Iterator[tuple[str, str]]:
-    if not config.listen.native:
-        yield "listen.native", "names no address: nobody could connect"
-    fixed = [
-        address for address in config.listen.native if address.family == "unix" or address.port
-    ]
-    if len(set(fixed)) != len(fixed):
-        yield "listen.native", "names the same address twice"
-    if not config.metrics.listen:
-        return
-    try:
-        address = parse_listen(config.metrics.listen)
-    except ValueError as error:
-        yield "metrics.listen", str(error)
-        return
-    if address.family == "unix":
-        yield "metrics.listen", "must be host:port, or '' for no metrics"
-    elif address in fixed:
-        yield "metrics.listen", "is an address of listen.native"
-
-
-def _cross_paths(config: Config) -> Iterator[tuple[str, str]]:
-    needed = {
-        "server.state_dir": config.server.state_dir,
-        "server.runtime_dir": config.server.runtime_dir,
-        "server.pidfile": config.server.pidfile,
-        "storage.path": config.storage.path,
-    }
-    optional = {
-        "tls.cert": config.tls.cert,
-        "tls.key": config.tls.key,
-        "log.file": config.log.file,
-    }
-    for key, path in needed.items():
-        if not Path(path).is_absolute():
-            yield key, "must be an absolute path"
-    for key, path in optional.items():
-        if path and not Path(path).is_absolute():
-            yield key, "must be an absolute path"
-    if len(config.server.runtime_dir.encode(errors="surrogateescape")) > RUNTIME_DIR_MAX:
-        yield "server.runtime_dir", f"is too long for sockets: at most {RUNTIME_DIR_MAX} bytes"
-
-
-def _cross_command(name: str, command: Command) -> Iterator[tuple[str, str]]:
-    program = command.exec[0]
-    if not _COMMAND_NAME.fullmatch(name):
-        yield f"commands.{name}", "a name is 1 to 64 letters, digits, '_', '-' or '.'"
-    if not program or ("/" in program and not Path(program).is_absolute()):
-        yield f"commands.{name}.exec", "must begin with a bare program name or an absolute path"
-    if not command.timeout:
-        yield f"commands.{name}.timeout", "must be longer than 0"
+def _hint(name: str, known: list[str], form: str = "{}") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f" ({form.format(close[0])}?)"
+    return f" (known: {', '.join(form.format(each) for each in known)})"

@@ -8,14 +8,14 @@ Descriptors that are open already (log, listeners) stay usable.  Imports must be
 
 from __future__ import annotations
 
-from forkd import partials, syscalls
+from forkd import sidecar, syscalls
 from forkd.config import Config
 from forkd.log import Log
 
 
 def confine(config: Config, log: Log) -> bool:
     """Confine this process; False, and a line in the log, where the kernel has no Landlock."""
-    partials.boot_id()  # kept from here on: /proc is out of reach
+    sidecar.boot_id()  # kept from here on: /proc is out of reach
     syscalls.load_thread_exit()
     folders = (config.storage.path, config.server.state_dir, config.server.runtime_dir)
     syscalls.no_new_privs()

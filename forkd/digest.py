@@ -53,6 +53,10 @@ class BlockDigest:
         """The digests of all finished blocks, joined: what `from_blocks` takes."""
         return bytes(self._blocks)
 
+    def blocks_after(self, count: int) -> bytes:
+        """The digests of the finished blocks but the first `count`, joined."""
+        return bytes(self._blocks[count * DIGEST_SIZE :])
+
     def update(self, data: bytes | bytearray | memoryview) -> None:
         """Add content; it may span any number of blocks."""
         view = memoryview(data).cast("B")

@@ -90,6 +90,7 @@ class Keeper:
         while True:
             self._reap_waiting()
             if time.monotonic() >= next_sweep:
+                self._ledger.settle_owed()
                 self._sweep_all()
                 self._verifier.look_for_work()
                 next_sweep = time.monotonic() + self._sweep_pause
@@ -141,9 +142,9 @@ class Keeper:
         self._row.set("partials", count)
 
     def _living(self) -> set[tuple[int, int]]:
-        """(slot, pid) of the workers that live, whichever master they have."""
+        """(slot, born) of the workers that live, whichever master they have."""
         held = locked_slots(self._file.path)
-        return {(slot, self._board.rows[slot].get("pid")) for slot in held}
+        return {(slot, self._board.rows[slot].get("started_ms")) for slot in held}
 
     def _sweep(self, account: int, living: set[tuple[int, int]]) -> int:
         """One account's staging folder; the number of partials that stay."""
@@ -151,24 +152,29 @@ class Keeper:
         kept = 0
         try:
             oldest = time.time() - self._config.storage.partial_expiry
-            leased = self._ledger.leased(account)
-            for ident, status in list(partials.staged_objects(folder)):
+            staged = list(partials.staged_objects(folder))
+            leased = self._ledger.leased(account) if staged else set()
+            for ident, status in staged:
                 if ident in leased:
                     kept += 1
                 elif ident.startswith(b"p"):
                     kept += not self._drop_partial(account, folder, ident, oldest)
-                elif self._is_orphan(ident, living):
-                    self._discard(account, folder, ident, status.st_size)
-            for ident in partials.orphan_sidecars(folder):
-                partials.drop_sidecar(folder, ident)
+                elif self._is_orphan(account, ident, living):
+                    self._discard(account, folder, ident, partials.charged_size(status))
+            partials.drop_orphan_sidecars(folder)
         finally:
             os.close(folder)
         return kept
 
-    def _is_orphan(self, ident: bytes, living: set[tuple[int, int]]) -> bool:
-        """Its process is dead; processes that came after `living` was read are looked up again."""
+    def _is_orphan(self, account: int, ident: bytes, living: set[tuple[int, int]]) -> bool:
+        """Its process is dead and left no lease for it, which its slot's reaper would end.
+
+        Processes that came after `living` was read are looked up again.
+        """
         owner = partials.owner_of(ident)
-        return owner is not None and owner not in living and owner not in self._living()
+        if owner is None or owner in living or owner in self._living():
+            return False
+        return ident not in self._ledger.leased(account)
 
     def _drop_partial(self, account: int, folder: int, ident: bytes, oldest: float) -> bool:
         """Drop a partial that is old, or that nothing describes; False when it stays."""
@@ -178,7 +184,7 @@ class Keeper:
             return False
         try:
             status = os.fstat(lock)
-            expired = status.st_mtime < oldest
+            expired = status.st_ctime < oldest  # a complete one may have its client's mtime
             if ident in self._ledger.leased(account):
                 return False
             if not expired and partials.is_resumable(folder, ident):
@@ -192,6 +198,10 @@ class Keeper:
         return True
 
     def _discard(self, account: int, folder: int, ident: bytes, size: int) -> None:
-        lease = self._ledger.reserve(account, ident, size, size)
-        partials.drop(folder, ident)
-        self._ledger.settle(lease, 0)
+        """Give back what was removed, and that only: its owner's reaper may have been faster."""
+        lease = self._ledger.claim(account, ident, size)
+        removed = False
+        try:
+            removed = partials.drop(folder, ident)
+        finally:
+            self._ledger.settle(lease, 0 if removed else size)

@@ -18,6 +18,7 @@ import os
 import re
 import select
 import stat
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -121,12 +122,12 @@ class Log:
             *(direction, path, size, took, outcome, door),
         )
         if self._handler.json:
-            self._handler.write(_json_line(line))
+            self._handler.write(lambda: _json_line(line))
         else:
             fields = msgspec.structs.asdict(line)
             for name in ("time", "level", "event"):
                 del fields[name]
-            self._handler.write(_human_line(time, level, "transfer", fields))
+            self._handler.write(lambda: _human_line(time, level, "transfer", fields))
 
     def reopen(self, settings: LogSettings) -> None:
         """Go on as other settings want it, or in the new file where the old one was moved away.
@@ -194,28 +195,34 @@ class LineHandler(logging.Handler):
         time = _clock(record.created)
         if self.json:
             head = {"time": time, "level": level, "event": record.msg}
-            self.write(_json_line(head | fields))
+            self.write(lambda: _json_line(head | fields))
         else:
-            self.write(_human_line(time, level, record.msg, fields))
+            self.write(lambda: _human_line(time, level, record.msg, fields))
 
-    def write(self, line: bytes) -> None:
-        """Hand one whole line to the kernel; a full disk, pipe or terminal loses it."""
+    def write(self, make: Callable[[], bytes]) -> None:
+        """Hand one whole line to the kernel; a full disk, pipe or terminal loses it.
+
+        So does a line that cannot be made: whoever logs has better things to do than fail.
+        """
+        try:
+            line = make()
+        except Exception as error:
+            line = self._event_line("error", "line-failed", {"error": ascii(error)})
         if self._room is not None and not self._room.poll(0):
             self._lost += 1
             return
         if self._lost:
             lost, self._lost = self._lost, 0
-            line = self._lost_line(lost) + line
+            line = self._event_line("warning", "lines-lost", {"lines": lost}) + line
         try:
             os.write(self.fd, line)
         except OSError:
             pass
 
-    def _lost_line(self, lost: int) -> bytes:
+    def _event_line(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
         if self.json:
-            head = {"time": _clock(), "level": "warning", "event": "lines-lost", "lines": lost}
-            return _json_line(head)
-        return _human_line(_clock(), "warning", "lines-lost", {"lines": lost})
+            return _json_line({"time": _clock(), "level": level, "event": event} | fields)
+        return _human_line(_clock(), level, event, fields)
 
     def close(self) -> None:
         super().close()

@@ -2,9 +2,12 @@
 
 Names of staged objects
     p<key>-<n>              a resumable partial; key = hash of path and client, n = 0..15
-    p<key>-<n>.j            its sidecar: what was declared, then the digests of its whole blocks
-    s<slot>.<pid>-<seq>     an upload that cannot be resumed; it lives as long as its process
-    t<slot>.<pid>-<seq>     a file being removed
+    p<key>-<n>.j            its sidecar (sidecar.py)
+    s<slot>.<born>-<seq>    an upload that cannot be resumed; it lives as long as its process
+    t<slot>.<born>-<seq>    a file being removed
+
+`born` is when the process took its slot, in milliseconds since 1970: a pid comes again, in a
+container with every start.
 
 A partial belongs to whoever holds flock(2) on its data file; the kernel frees it with the process.
 The file is the state: a partial is found by probing its sixteen names, and its length is what the
@@ -14,42 +17,23 @@ data file holds.  After a boot only what can be proven is trusted: blocks are di
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from enum import Enum
 
-import msgspec
-from msgspec import Struct
-
+from forkd import sidecar, syscalls
 from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.errors import Refusal
 from forkd.protocol import BLOCK
+from forkd.sidecar import Source
 from forkd.store import FILE_MODE
 
 _TRIES = 16
-_SIDECAR = b".j"
-_HEAD_MAX = 32 * 1024
 _READ_SLICE = 1024 * 1024
-
-
-class Source(Struct, frozen=True):
-    """What a client declared about an upload: a partial is resumed only by the same."""
-
-    path: str
-    client: str
-    size: int
-    tag: str
-    check: bool
-    digest: str | None
-
-
-class _Head(Struct, frozen=True):
-    source: Source
-    boot: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +58,6 @@ class Staged:
             os.close(self.sidecar_fd)
 
 
-@functools.cache
-def boot_id() -> str:
-    """The id of this boot; it does not change while a process lives."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def key_of(path: bytes, client: str) -> str:
     """The same upload of the same client has the same key."""
     text = len(path).to_bytes(4, "big") + path + client.encode("utf-8", "replace")
@@ -89,8 +67,8 @@ def key_of(path: bytes, client: str) -> str:
 class Namer:
     """Names for a process's own staged objects, never used twice."""
 
-    def __init__(self, slot: int) -> None:
-        self._own = f"{slot}.{os.getpid()}-".encode()
+    def __init__(self, slot: int, born: int) -> None:
+        self._own = f"{slot}.{born}-".encode()
         self._next = itertools.count(1).__next__
 
     def upload(self) -> bytes:
@@ -101,12 +79,17 @@ class Namer:
 
 
 def owner_of(ident: bytes) -> tuple[int, int] | None:
-    """(slot, pid) of the process that an "s" or "t" object belongs to."""
+    """(slot, born) of the process that an "s" or "t" object belongs to."""
     slot, _, rest = ident[1:].partition(b".")
-    pid = rest.partition(b"-")[0]
-    if ident[:1] not in (b"s", b"t") or not slot.isdigit() or not pid.isdigit():
+    born = rest.partition(b"-")[0]
+    if ident[:1] not in (b"s", b"t") or not slot.isdigit() or not born.isdigit():
         return None
-    return int(slot), int(pid)
+    return int(slot), int(born)
+
+
+def charged_size(status: os.stat_result) -> int:
+    """Bytes that an object is charged for: those of a regular file."""
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def create_own(folder: int, ident: bytes) -> Staged:
@@ -115,12 +98,21 @@ def create_own(folder: int, ident: bytes) -> Staged:
     return Staged(ident, os.open(ident, flags, FILE_MODE, dir_fd=folder), 0, 0, False)
 
 
+class Fit(Enum):
+    """What a partial that was found is to an upload."""
+
+    FITS = "to be resumed"
+    OTHER = "of another version of the source"
+    SPOILED = "nothing tells what it is of"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is held of an upload: at most one partial to resume, others that do not fit."""
+    """What is held of an upload and by nobody else; all of it is open and locked."""
 
     fitting: Staged | None
     others: tuple[Staged, ...]
+    spoiled: tuple[Staged, ...]
     free: int | None
     """A number that no partial of this key has."""
 
@@ -128,26 +120,27 @@ class Found:
 def find(folder: int, source: Source, path: bytes) -> Found:
     """Look at the partials of this upload that nobody else holds.  Raises OSError."""
     key = key_of(path, source.client)
-    fitting: Staged | None = None
-    others: list[Staged] = []
     free: int | None = None
-    for number in range(_TRIES):
-        ident = f"p{key}-{number}".encode()
-        try:
-            fd = open_locked(folder, ident, os.O_RDWR)
-        except FileNotFoundError:
-            free = number if free is None else free
-            continue
-        except BlockingIOError:
-            continue
-        candidate = _resume(folder, ident, fd, source)
-        if candidate is not None and (fitting is None or candidate.held > fitting.held):
-            if fitting is not None:
-                others.append(fitting)
-            fitting = candidate
-        else:
-            others.append(candidate or Staged(ident, fd, 0, os.fstat(fd).st_size, True))
-    return Found(fitting, tuple(others), free)
+    found: list[tuple[Staged, Fit]] = []
+    try:
+        for number in range(_TRIES):
+            ident = f"p{key}-{number}".encode()
+            try:
+                fd = open_locked(folder, ident, os.O_RDWR)
+            except FileNotFoundError:
+                free = number if free is None else free
+            except BlockingIOError:
+                pass
+            else:
+                found.append(_examine(folder, ident, fd, source))
+    except BaseException:
+        for staged, _ in found:
+            staged.close()
+        raise
+    fits = sorted((s for s, fit in found if fit is Fit.FITS), key=lambda staged: staged.held)
+    others = [staged for staged, fit in found if fit is Fit.OTHER]
+    spoiled = tuple(staged for staged, fit in found if fit is Fit.SPOILED)
+    return Found(fits[-1] if fits else None, (*others, *fits[:-1]), spoiled, free)
 
 
 def create(folder: int, source: Source, path: bytes, number: int | None) -> Staged:
@@ -160,24 +153,13 @@ def create(folder: int, source: Source, path: bytes, number: int | None) -> Stag
         except (FileExistsError, BlockingIOError, FileNotFoundError):
             continue
         try:
-            sidecar = _write_sidecar(folder, ident, source)
+            described = sidecar.create(folder, ident, source)
         except BaseException:
-            os.unlink(ident, dir_fd=folder)
+            drop(folder, ident)
             os.close(fd)
             raise
-        return Staged(ident, fd, 0, 0, True, sidecar, BlockDigest() if source.check else None)
+        return Staged(ident, fd, 0, 0, True, described, BlockDigest() if source.check else None)
     raise Refusal("busy", "too many uploads of this file are under way at once; try again later")
-
-
-def _write_sidecar(folder: int, ident: bytes, source: Source) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(ident + _SIDECAR, flags, 0o600, dir_fd=folder)
-    try:
-        os.write(fd, msgspec.json.encode(_Head(source, boot_id())) + b"\n")
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def open_locked(folder: int, ident: bytes, flags: int = os.O_RDWR) -> int:
@@ -194,31 +176,32 @@ def open_locked(folder: int, ident: bytes, flags: int = os.O_RDWR) -> int:
     return fd
 
 
-def _resume(folder: int, ident: bytes, fd: int, source: Source) -> Staged | None:
-    """The locked partial as something to go on with, or None if it is of another source."""
+def _examine(folder: int, ident: bytes, fd: int, source: Source) -> tuple[Staged, Fit]:
+    """A locked partial, which from now on owns `fd`, and what it is to this source."""
+    described: int | None = None
     try:
-        sidecar = os.open(
-            ident + _SIDECAR, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder
-        )
-    except FileNotFoundError:
-        return None
-    head, digests = _read_sidecar(sidecar)
-    if head is None or head.source != source:
-        os.close(sidecar)
-        return None
-    on_disk = os.fstat(fd).st_size
-    held = min(on_disk, source.size)
-    digest: BlockDigest | None = None
-    if source.check:
-        whole = min(held // BLOCK, len(digests) // DIGEST_SIZE)
-        digests = digests[: whole * DIGEST_SIZE]
-        if head.boot != boot_id():
-            digests = _prove(fd, digests)
-        digest = BlockDigest.from_blocks(digests)
-        held = digest.length
-    elif head.boot != boot_id():
-        held = 0
-    return Staged(ident, fd, held, on_disk, True, sidecar, digest)
+        on_disk = os.fstat(fd).st_size
+        try:
+            described = sidecar.open_existing(folder, ident)
+        except FileNotFoundError:
+            return Staged(ident, fd, 0, on_disk, True), Fit.SPOILED
+        told = sidecar.read(described)
+        if told is None or told.source != source:
+            other = Staged(ident, fd, 0, on_disk, True, described)
+            return other, Fit.OTHER if told else Fit.SPOILED
+        held = min(on_disk, source.size) if told.this_boot else 0
+        digest: BlockDigest | None = None
+        if source.check:
+            whole = min(on_disk, source.size) // BLOCK
+            digests = told.digests[: min(whole, len(told.digests) // DIGEST_SIZE) * DIGEST_SIZE]
+            digest = BlockDigest.from_blocks(digests if told.this_boot else _prove(fd, digests))
+            held = digest.length
+        return Staged(ident, fd, held, on_disk, True, described, digest), Fit.FITS
+    except BaseException:
+        os.close(fd)
+        if described is not None:
+            os.close(described)
+        raise
 
 
 def cut(staged: Staged, source: Source) -> None:
@@ -226,22 +209,8 @@ def cut(staged: Staged, source: Source) -> None:
     assert staged.sidecar_fd is not None
     if staged.held != staged.on_disk:
         os.ftruncate(staged.fd, staged.held)
-    whole = msgspec.json.encode(_Head(source, boot_id())) + b"\n"
-    whole += staged.digest.blocks if staged.digest is not None else b""
-    if os.pread(staged.sidecar_fd, len(whole) + 1, 0) != whole:
-        os.ftruncate(staged.sidecar_fd, 0)
-        os.write(staged.sidecar_fd, whole)
-
-
-def _read_sidecar(fd: int) -> tuple[_Head | None, bytes]:
-    data = os.pread(fd, os.fstat(fd).st_size, 0)
-    line, newline, digests = data.partition(b"\n")
-    if not newline or len(line) > _HEAD_MAX:
-        return None, b""
-    try:
-        return msgspec.json.decode(line, type=_Head), digests
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None, b""
+    digests = staged.digest.blocks if staged.digest is not None else b""
+    sidecar.set_to(staged.sidecar_fd, source, digests)
 
 
 def _prove(fd: int, digests: bytes) -> bytes:
@@ -256,30 +225,37 @@ def _prove(fd: int, digests: bytes) -> bytes:
     return digests
 
 
-def drop(folder: int, ident: bytes) -> None:
-    """Remove a staged object and its sidecar; nothing happens where there is none."""
-    for name in (ident + _SIDECAR, ident) if ident.startswith(b"p") else (ident,):
-        try:
-            os.unlink(name, dir_fd=folder)
-        except FileNotFoundError:
-            pass
+def make_own(folder: int, ident: bytes, own: bytes) -> None:
+    """Turn a partial we hold into an object of this process.  Raises OSError.
+
+    Its sidecar goes first: whoever makes a new partial of the old name has one of his own.
+    """
+    sidecar.drop(folder, ident)
+    syscalls.rename(folder, ident, folder, own, syscalls.RENAME_NOREPLACE)
 
 
-def drop_sidecar(folder: int, ident: bytes) -> None:
-    """From now on nobody resumes this object."""
+def drop(folder: int, ident: bytes) -> bool:
+    """Remove a staged object and its sidecar; False where there was no object.  Raises OSError."""
     if ident.startswith(b"p"):
-        try:
-            os.unlink(ident + _SIDECAR, dir_fd=folder)
-        except FileNotFoundError:
-            pass
+        sidecar.drop(folder, ident)
+    try:
+        os.unlink(ident, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def size_on_disk(folder: int, ident: bytes) -> int:
-    """Bytes of a staged object, 0 where there is none."""
+    """Bytes that a staged object is charged for, 0 where there is none."""
     try:
-        return os.stat(ident, dir_fd=folder, follow_symlinks=False).st_size
+        return charged_size(os.stat(ident, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
         return 0
+
+
+def is_resumable(folder: int, ident: bytes) -> bool:
+    """Whether this is a partial that its sidecar describes."""
+    return ident.startswith(b"p") and sidecar.describes(folder, ident)
 
 
 def staged_objects(folder: int) -> Iterator[tuple[bytes, os.stat_result]]:
@@ -287,7 +263,7 @@ def staged_objects(folder: int) -> Iterator[tuple[bytes, os.stat_result]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
-            if name.endswith(_SIDECAR):
+            if name.endswith(sidecar.SUFFIX):
                 continue
             try:
                 yield name, entry.stat(follow_symlinks=False)
@@ -295,26 +271,15 @@ def staged_objects(folder: int) -> Iterator[tuple[bytes, os.stat_result]]:
                 continue
 
 
-def orphan_sidecars(folder: int) -> Iterator[bytes]:
-    """Objects that have a sidecar and no data."""
+def drop_orphan_sidecars(folder: int) -> None:
+    """Remove the sidecars of objects that are no more.  Raises OSError."""
     with os.scandir(folder) as entries:
         names = {os.fsencode(entry.name) for entry in entries}
     for name in names:
-        if name.endswith(_SIDECAR) and name.removesuffix(_SIDECAR) not in names:
-            yield name.removesuffix(_SIDECAR)
-
-
-def is_resumable(folder: int, ident: bytes) -> bool:
-    """Whether this is a partial that its sidecar describes."""
-    if not ident.startswith(b"p"):
-        return False
-    try:
-        sidecar = os.open(
-            ident + _SIDECAR, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder
-        )
-    except FileNotFoundError:
-        return False
-    try:
-        return _read_sidecar(sidecar)[0] is not None
-    finally:
-        os.close(sidecar)
+        ident = name.removesuffix(sidecar.SUFFIX)
+        if ident == name or ident in names:
+            continue
+        try:
+            os.stat(ident, dir_fd=folder, follow_symlinks=False)  # it may be just made
+        except FileNotFoundError:
+            sidecar.drop(folder, ident)

@@ -91,11 +91,17 @@ class PidFile:
         trace: TracebackType | None,
     ) -> None:
         if self._writer == os.getpid():
-            try:
-                os.unlink(self.lock.path)
-            except OSError:
-                pass
             self._writer = 0
+            self.discard()
+        else:
+            self.lock.close()
+
+    def discard(self) -> None:
+        """Remove the file, which nobody else can hold, and let go of it."""
+        try:
+            os.unlink(self.lock.path)
+        except OSError:
+            pass
         self.lock.close()
 
 

@@ -52,16 +52,16 @@ class Pool:
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._load = 0
+        """Tasks that wait or run."""
 
     def submit(self, task: Task) -> None:
         """Run `task` on a thread as soon as one is free."""
         with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            elif self._threads < self._most:
-                self._threads += 1
+            self._load += 1
+            if self._threads < min(self._load, self._most):
                 threading.Thread(target=self._run, daemon=True, name="forkd-pool").start()
+                self._threads += 1
         self._tasks.put(task)
 
     def _run(self) -> None:
@@ -74,13 +74,12 @@ class Pool:
                 continue
             task()
             with self._lock:
-                self._idle += 1
+                self._load -= 1
 
     def _may_leave(self) -> bool:
-        """An idle thread was counted by `submit` only if its task is already in the queue."""
+        """Not the last thread that a waiting task could have."""
         with self._lock:
-            if self._idle <= 0:
+            if self._threads <= self._load:
                 return False
-            self._idle -= 1
             self._threads -= 1
             return True

@@ -86,7 +86,15 @@ Event = Message | DataHead
 class Engine:
     """Cuts a byte stream into events.  Feed it with `receive`, ask `next_event` until None."""
 
-    __slots__ = ("_accepts", "_broken", "_buffer", "_data_flags", "_offset", "payload_left")
+    __slots__ = (
+        "_accepts",
+        "_broken",
+        "_buffer",
+        "_data_flags",
+        "_offset",
+        "inline_max",
+        "payload_left",
+    )
 
     def __init__(self, role: Role) -> None:
         self._accepts = _FROM_CLIENT if role is Role.SERVER else _FROM_SERVER
@@ -94,6 +102,8 @@ class Engine:
         self._buffer = bytearray()
         self._offset = 0
         self._broken: FrameError | None = None
+        self.inline_max = INLINE_MAX
+        """Payload bytes of a frame that is handed over whole; less for a stranger."""
         self.payload_left = 0
         """Bytes of the passing DATA payload that have not been taken or bypassed."""
 
@@ -183,7 +193,7 @@ class Engine:
             raise FrameError(f"unknown flags {flags:#04x} on a {frame_type.name} frame")
         if meta_len > META_MAX:
             raise FrameError(f"meta of {meta_len} bytes; at most {META_MAX} are allowed")
-        most = DATA_MAX if frame_type is Type.DATA else INLINE_MAX
+        most = DATA_MAX if frame_type is Type.DATA else self.inline_max
         if length > most:
             raise FrameError(
                 f"a {frame_type.name} payload of {length} bytes; at most {most} are allowed"

@@ -5,6 +5,7 @@ Theory
            + for every lease, what its total exceeds the staged object's size on disk
 
   reserve  raises the charge before a byte is accepted, and leaves a lease that says for what;
+  claim    leases what is charged already, for the one who is going to remove it;
   drop     ends a lease whose object is on disk with its full size: the charge stays;
   settle   ends a lease: the staged object keeps `kept` bytes, the rest goes back;
   moving   encloses every rename into or out of the tree: a scan then knows it was disturbed.
@@ -12,23 +13,32 @@ Theory
 A killed process leaves its leases; whoever reaps the slot settles them by the size on disk.
 Between two stores the slot is marked busy; a slot that died busy has its account verified on disk.
 So a kill can leave the charge too large, never too small, and it is mended either way.
+
+A process that stands still while it holds an account's lock stops nobody for long: a reservation
+is refused then, and what is given back is given back later.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from forkd.config import Config
 from forkd.errors import Refusal
-from forkd.ledgerfile import DIRTY, HELD, LEASES, UNSURE, LedgerFile
+from forkd.ledgerfile import DIRTY, HELD, IN_USE, LEASES, PATIENCE, UNSURE, LedgerFile
 from forkd.units import format_bytes
 
 _FOR_REMOVALS = 64
 """Leases kept for what is being removed: giving bytes back must not fail for want of a lease."""
+
+_CHARGE_MAX = (1 << 63) - 1
+"""Bytes; what an account without a limit can be charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,7 @@ class Usage:
     reserved: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A claim on `total` bytes for one staged object."""
 
     index: int
@@ -55,7 +64,10 @@ class Ledger(Protocol):
     def usage(self, account: int) -> Usage: ...
 
     def set_limit(self, account: int, name: str, limit: int | None) -> None:
-        """The account's limit in bytes; also makes the account known to the ledger."""
+        """The account's limit in bytes.
+
+        An account that was never adopted gets to be known, but its files must be counted first.
+        """
 
     def clear(self, account: int) -> None:
         """The account is removed."""
@@ -68,6 +80,9 @@ class Ledger(Protocol):
 
         Raises Refusal: quota, busy.
         """
+
+    def claim(self, account: int, ident: bytes, total: int) -> Lease:
+        """Lease `total` bytes that are charged already.  Raises Refusal (busy)."""
 
     def cover(self, lease: Lease, total: int) -> Lease:
         """The object turned out to be of `total` bytes, all of them charged already."""
@@ -92,6 +107,7 @@ class MappedLedger:
         self.file = file
         self._slot = slot
         self._free = list(range(LEASES - 1, -1, -1))
+        self._owed: deque[tuple[Lease, int]] = deque()
 
     def usage(self, account: int) -> Usage:
         charged, limit, _, _ = self.file.read_account(account)
@@ -101,36 +117,58 @@ class MappedLedger:
         return sum(lease.total for lease in self.file.leases() if lease.account == account)
 
     def set_limit(self, account: int, name: str, limit: int | None) -> None:
-        with self.file.locked(account):
+        with self._locked(account):
+            if not self.file.read_account(account)[3] & IN_USE:
+                self.file.add_flag(account, DIRTY | UNSURE)
             self.file.write_limit(account, name, -1 if limit is None else limit)
 
     def clear(self, account: int) -> None:
-        with self.file.locked(account):
+        with self._locked(account):
             self.file.wipe_account(account)
 
     def adopt(self, account: int, held: int) -> None:
-        with self.file.locked(account):
+        with self._locked(account):
             _, _, ops, _ = self.file.read_account(account)
             self.file.write_charge(account, held, ops + 1)
+            self.file.add_flag(account, IN_USE)
+
+    @contextmanager
+    def _locked(self, account: int) -> Iterator[None]:
+        try:
+            with self.file.locked(account):
+                yield
+        except TimeoutError:
+            raise _standing() from None
 
     def reserve(self, account: int, ident: bytes, total: int, held: int) -> Lease:
-        file, more = self.file, max(0, total - held)
-        with file.locked(account):
-            charged, limit, ops, flags = file.read_account(account)
-            if more and flags & UNSURE:
-                raise Refusal(
-                    "busy", "the machine went down; this account's files are being counted"
-                )
-            if more and limit >= 0 and charged + more > limit:
-                raise _over_quota(charged, limit, more)
-            if len(self._free) <= (_FOR_REMOVALS if more else 0):
-                raise Refusal("busy", "too many uploads are under way on this server; try again")
+        file, slot = self.file, self._slot
+        claimed = max(total, held)
+        more = claimed - held
+        if self._owed:
+            self.settle_owed()
+        try:
+            with file.locked(account):
+                charged, limit, ops, flags = file.read_account(account)
+                if more:
+                    _check_room(charged, limit, flags, more)
+                if len(self._free) <= _FOR_REMOVALS:
+                    raise _too_many()
+                index = self._free.pop()
+                file.set_busy(slot, account)
+                file.write_lease(slot, index, HELD, account, claimed, ident)
+                file.write_charge(account, charged + more, ops + 1)
+                file.set_busy(slot, 0)
+        except TimeoutError:
+            raise _standing() from None
+        return Lease(index, account, claimed)
+
+    def claim(self, account: int, ident: bytes, total: int) -> Lease:
+        try:
             index = self._free.pop()
-            file.set_busy(self._slot, account)
-            file.write_lease(self._slot, index, HELD, account, max(total, held), ident)
-            file.write_charge(account, charged + more, ops + 1)
-            file.set_busy(self._slot, 0)
-        return Lease(index, account, max(total, held))
+        except IndexError:
+            raise _too_many() from None
+        self.file.write_lease(self._slot, index, HELD, account, total, ident)
+        return Lease(index, account, total)
 
     def cover(self, lease: Lease, total: int) -> Lease:
         self.file.cover_lease(self._slot, lease.index, total)
@@ -141,13 +179,34 @@ class MappedLedger:
         self._free.append(lease.index)
 
     def settle(self, lease: Lease, kept: int) -> None:
-        file, account = self.file, lease.account
-        with file.locked(account):
+        if self._owed:
+            self.settle_owed()
+        try:
+            self._settle(lease, kept, PATIENCE)
+        except TimeoutError:
+            self._owed.append((lease, kept))
+
+    def settle_owed(self) -> None:
+        """Settle what could not be settled at its time, as far as that is possible at once."""
+        for _ in range(len(self._owed)):
+            try:
+                lease, kept = self._owed.popleft()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                self._settle(lease, kept, 0.0)
+            except TimeoutError:
+                self._owed.append((lease, kept))
+
+    def _settle(self, lease: Lease, kept: int, patience: float) -> None:
+        file, slot, account = self.file, self._slot, lease.account
+        with file.locked(account, patience):
             charged, _, ops, _ = file.read_account(account)
-            file.set_busy(self._slot, account)
+            file.set_busy(slot, account)
             file.write_charge(account, max(0, charged - max(0, lease.total - kept)), ops + 1)
-            self.drop(lease)
-            file.set_busy(self._slot, 0)
+            file.free_lease(slot, lease.index)
+            file.set_busy(slot, 0)
+        self._free.append(lease.index)
 
     def leased(self, account: int) -> set[bytes]:
         return {lease.id for lease in self.file.leases() if lease.account == account}
@@ -166,7 +225,8 @@ def reap_slot(file: LedgerFile, slot: int, end: Callable[[int, bytes, int], int]
 
     `end(account, ident, total)` does what is to be done with the staged object and tells how many
     charged bytes go back.  Answers with the accounts that were settled.  Where the process died
-    between two stores, the account is marked DIRTY instead.
+    between two stores, or `end` raises OSError, nothing goes back and the account is marked DIRTY.
+    Raises TimeoutError when an account stays locked; call it again then.
     """
     busy = file.busy(slot)
     if 0 < busy <= file.capacity:
@@ -178,16 +238,41 @@ def reap_slot(file: LedgerFile, slot: int, end: Callable[[int, bytes, int], int]
     file.set_busy(slot, 0)
     settled = []
     for lease in list(file.leases(slot)):
-        back = end(lease.account, lease.id, lease.total)
+        file.set_busy(slot, lease.account)  # what `end` gave back is known only to us
+        try:
+            back = end(lease.account, lease.id, lease.total)
+        except OSError:
+            back = None
         with file.locked(lease.account):
             charged, _, ops, _ = file.read_account(lease.account)
-            file.set_busy(slot, lease.account)
-            file.write_charge(lease.account, max(0, charged - back), ops + 1)
+            if back is None:
+                file.add_flag(lease.account, DIRTY)
+            else:
+                file.write_charge(lease.account, max(0, charged - back), ops + 1)
             file.free_lease(slot, lease.index)
             file.set_busy(slot, 0)
         settled.append(lease.account)
     file.forget_leases(slot)
     return settled
+
+
+def _check_room(charged: int, limit: int, flags: int, more: int) -> None:
+    if flags & UNSURE:
+        raise Refusal(
+            "busy", "this account's files are being counted; uploads are taken again in a moment"
+        )
+    if limit < 0:
+        limit = _CHARGE_MAX
+    if charged + more > limit:
+        raise _over_quota(charged, limit, more)
+
+
+def _too_many() -> Refusal:
+    return Refusal("busy", "too many uploads are under way on this server; try again")
+
+
+def _standing() -> Refusal:
+    return Refusal("busy", "a process of the server stands still with this account; try again")
 
 
 def _over_quota(charged: int, limit: int, more: int) -> Refusal:

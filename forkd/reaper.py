@@ -23,13 +23,14 @@ def reap(file: LedgerFile, slot: int, storage: str) -> list[int]:
 
 
 def _end(storage: str, account: int, ident: bytes, total: int) -> int:
-    """How many of the charged bytes go back.
+    """How many of the charged bytes go back.  Raises OSError.
 
     Whoever meets a leased partial lets go of it soon (charged.py), so its lock is waited for.
     """
     try:
         folder = open_staging(storage, account)
     except FileNotFoundError:
+        os.stat(os.path.join(storage, STAGING))  # without that, the disk is not there
         return total
     lock: int | None = None
     try:

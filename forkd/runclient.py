@@ -71,6 +71,12 @@ def find_command(commands: Mapping[str, Command], name: str, user: str) -> Comma
     return command
 
 
+def commands_for(commands: Mapping[str, Command], user: str) -> list[str]:
+    """The names of the commands that this user may run."""
+    allowed = {user, EVERYBODY}
+    return sorted(name for name, command in commands.items() if allowed & set(command.users))
+
+
 class RunHandle:
     """A command under way.  All three descriptors are non-blocking, for the worker's loop.
 

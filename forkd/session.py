@@ -10,12 +10,15 @@ Nobody steps a session that is in a job.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from forkd.messages import SessionInfo
+
+FOREVER = math.inf
 
 
 class Weight(Enum):
@@ -27,7 +30,10 @@ class Weight(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Wait for `wants` (READABLE, WRITABLE, 0 = only for a wake-up) at most `patience` seconds."""
+    """Wait for `wants` (READABLE, WRITABLE, 0 = only for a wake-up) at most `patience` seconds.
+
+    FOREVER is for what is sure to come and not the peer's to hurry: the flush of a disk.
+    """
 
     wants: int
     patience: float

@@ -88,7 +88,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         undo.callback(lock.close)
         pid_lock = LockFile.acquire(config.server.pidfile) if pidfile else None
         if pid_lock:
-            undo.callback(pid_lock.close)
+            undo.callback(PidFile(pid_lock).discard)
         listeners = Listeners(inherited)
         undo.callback(listeners.close)
         listeners.adopt(listeners.open(config.listen.native, config.listen.backlog, BIND_PATIENCE))

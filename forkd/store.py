@@ -109,7 +109,15 @@ class LocalStore:
                 raise
         except OSError as error:
             raise from_oserror(error, "") from error
-        return LocalTree(root_fd, staging_fd)
+        tree = LocalTree(root_fd, staging_fd)
+        if os.fstat(root_fd).st_dev != os.fstat(staging_fd).st_dev:
+            tree.close()
+            raise Refusal(
+                "io-error",
+                "the account's folder lies on another filesystem than the server's storage; "
+                "only the administrator can mend this",
+            )
+        return tree
 
 
 class LocalTree:
@@ -238,10 +246,29 @@ class LocalTree:
                     raise
             except FileNotFoundError:
                 raise Refusal("not-found", f"there is no {show(parts)!r}") from None
-            for folder, name in ((source, parts[-1]), (target, to[-1])):
-                _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+            _refuse_folder(os.stat(parts[-1], dir_fd=source, follow_symlinks=False), parts[-1])
+            old = os.stat(to[-1], dir_fd=target, follow_symlinks=False)
+            _refuse_folder(old, to[-1])
             syscalls.rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
-        return self.take_out(parts, ident)
+            return self._take_exchanged(source, parts[-1], old, ident)
+
+    def _take_exchanged(self, folder: int, name: bytes, old: os.stat_result, ident: bytes) -> int:
+        """Stage the replaced file, but no other that was given the name meanwhile."""
+        try:
+            if not os.path.samestat(old, os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return 0
+            syscalls.rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+        except FileNotFoundError:
+            return 0
+        taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
+        if not os.path.samestat(old, taken):
+            try:
+                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+            except FileExistsError:
+                pass  # it was replaced once more: nobody misses it
+            else:
+                return 0
+        return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
 
     def remove_folder(self, parts: Parts) -> None:
         with _told(parts), self._parent(parts) as folder:
@@ -252,7 +279,9 @@ class LocalTree:
         if len(parts) == 1:
             yield self.root_fd
             return
-        fd = syscalls.open_beneath(self.root_fd, _join(parts[:-1]), os.O_PATH | os.O_DIRECTORY)
+        above = parts[:-1]
+        with _told(above):
+            fd = syscalls.open_beneath(self.root_fd, _join(above), os.O_PATH | os.O_DIRECTORY)
         try:
             yield fd
         finally:

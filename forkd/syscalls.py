@@ -124,6 +124,7 @@ def load_thread_exit() -> None:
 
 # landlock(7): access rights on files, by the ABI version that introduced them
 _FS_V1 = (1 << 13) - 1
+_ABI_REFER = 2
 _FS_REFER = 1 << 13  # ABI 2
 _FS_TRUNCATE = 1 << 14  # ABI 3
 _FS_IOCTL_DEV = 1 << 15  # ABI 5
@@ -145,13 +146,14 @@ def landlock_abi() -> int:
 def landlock_restrict(folders: Iterable[str]) -> None:
     """Confine this thread, and those it starts, to these folders (full access below them).
 
-    Needs `no_new_privs` first.  OSError where the kernel has no Landlock.
+    Needs `no_new_privs` first.  OSError where the kernel has no Landlock, or that of Linux before
+    5.19, which forbids every rename from one folder to another.
     """
     abi = landlock_abi()
-    if abi == 0:
-        raise OSError(errno.EOPNOTSUPP, "this kernel has no Landlock")
-    rights = _FS_V1
-    for needed, right in ((2, _FS_REFER), (3, _FS_TRUNCATE), (5, _FS_IOCTL_DEV)):
+    if abi < _ABI_REFER:
+        raise OSError(errno.EOPNOTSUPP, "this kernel has no Landlock, or one that is too old")
+    rights = _FS_V1 | _FS_REFER
+    for needed, right in ((3, _FS_TRUNCATE), (5, _FS_IOCTL_DEV)):
         if abi >= needed:
             rights |= right
     attr = _RulesetAttr(rights)

@@ -8,6 +8,7 @@ is parked.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -19,7 +20,8 @@ from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.errors import from_oserror
 from forkd.partials import Staged
 from forkd.protocol import BLOCK
-from forkd.transport import READABLE, WRITABLE, Transport, wait_briefly
+from forkd.sidecar import append
+from forkd.transport import READABLE, WRITABLE, Transport, broken, wait_briefly
 
 STEP_BYTES = 16 * 1024 * 1024
 STEP_SECONDS = 1.0
@@ -101,6 +103,11 @@ class Receiver:
         self._path = path
         self._journaled = len(staged.digest.blocks) if staged.digest else 0
 
+    @property
+    def moved(self) -> int:
+        """Bytes written since this receiver began."""
+        return self.position - self.staged.held
+
     def absorb(self, data: bytes | memoryview) -> None:
         """Bytes that came together with a frame's head.  Raises Refusal."""
         self._write(memoryview(data))
@@ -118,6 +125,8 @@ class Receiver:
         except BlockingIOError:
             transport.wants = READABLE
             return None
+        except OSError as error:
+            raise broken(error) from error
         self.consumed += count
         left = count
         try:
@@ -165,26 +174,32 @@ class Receiver:
 
     def _journal(self, digest: BlockDigest) -> None:
         """Keep the digests of blocks that are now complete in the file."""
-        sidecar = self.staged.sidecar_fd
-        if sidecar is None or digest.length // BLOCK * DIGEST_SIZE == self._journaled:
+        journal = self.staged.sidecar_fd
+        if journal is None or digest.length // BLOCK * DIGEST_SIZE == self._journaled:
             return
-        fresh = digest.blocks[self._journaled :]
-        os.write(sidecar, fresh)
+        fresh = digest.blocks_after(self._journaled // DIGEST_SIZE)
+        append(journal, fresh)
         self._journaled += len(fresh)
 
 
 class Sender:
     """Sends `length` bytes of a file from `offset`."""
 
-    def __init__(self, fd: int, offset: int, length: int, digest: BlockDigest | None) -> None:
+    def __init__(
+        self, fd: int, offset: int, length: int, digest: BlockDigest | None, path: str = ""
+    ) -> None:
         self._fd = fd
+        self._path = path
         self._position = offset
         self.remaining = length
         self.digest = digest
         self._unsent = b""
 
     def pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
-        """Move at most `limit` bytes to the socket.  Raises ConnectionError, ShortFileError."""
+        """Move at most `limit` bytes to the socket.
+
+        Raises ConnectionError, ShortFileError, and Refusal where the file cannot be read.
+        """
         if transport.kernel and self.digest is None:
             return _paced(transport, limit, lambda most: self._sendfile(transport, most))
         return _paced(transport, limit, lambda most: self._copy(transport, most, kit))
@@ -195,6 +210,10 @@ class Sender:
         except BlockingIOError:
             transport.wants = WRITABLE
             return None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise from_oserror(error, self._path) from error
+            raise broken(error) from error
         if not count:
             raise ShortFileError
         self._position += count
@@ -204,7 +223,10 @@ class Sender:
     def _copy(self, transport: Transport, most: int, kit: Kit) -> int | None:
         if not self._unsent:
             size = min(most, _FILL)
-            count = os.preadv(self._fd, [kit.buffer[:size]], self._position)
+            try:
+                count = os.preadv(self._fd, [kit.buffer[:size]], self._position)
+            except OSError as error:
+                raise from_oserror(error, self._path) from error
             if not count:
                 raise ShortFileError
             if self.digest is not None:

@@ -1,8 +1,8 @@
 """A connection's bytes, plain or TLS, behind one small vocabulary.  Sockets never block here.
 
 `receive_into` and `send` answer with a count, or None when they would block: then `wants` tells
-what to wait for.  A peer that is gone raises ConnectionError; a TLS connection that ends without
-close_notify is such a break, not an end.
+what to wait for.  A peer that is gone, or cannot be reached any more, raises ConnectionError; a TLS
+connection that ends without close_notify is such a break, not an end.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Plain:
         except BlockingIOError:
             self.wants = READABLE
             return None
+        except OSError as error:
+            raise broken(error) from error
 
     def send(self, data: bytes | memoryview) -> int | None:
         try:
@@ -73,6 +75,8 @@ class Plain:
         except BlockingIOError:
             self.wants = WRITABLE
             return None
+        except OSError as error:
+            raise broken(error) from error
 
     def shutdown(self) -> None:
         try:
@@ -87,9 +91,14 @@ class Tls:
     kernel = False
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self.sock: ssl.SSLSocket = context.wrap_socket(
-            sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
+        """Takes the socket over, also where it raises ConnectionError."""
+        try:
+            self.sock: ssl.SSLSocket = context.wrap_socket(
+                sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+            )
+        except OSError as error:
+            sock.close()
+            raise broken(error) from error
         self.wants = READABLE
         self.label = "tls"
 
@@ -103,7 +112,7 @@ class Tls:
         except ssl.SSLWantWriteError:
             self.wants = WRITABLE
             return False
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
             raise ConnectionError(f"TLS handshake failed: {error}") from None
         self.label = self.sock.version() or "tls"
         return True
@@ -117,8 +126,8 @@ class Tls:
             self.wants = WRITABLE
         except ssl.SSLZeroReturnError:
             return 0
-        except ssl.SSLError as error:
-            raise ConnectionError(f"TLS: {error.reason or error}") from None
+        except OSError as error:
+            raise broken(error) from error
         return None
 
     def send(self, data: bytes | memoryview) -> int | None:
@@ -128,8 +137,8 @@ class Tls:
             self.wants = WRITABLE
         except ssl.SSLWantReadError:
             self.wants = READABLE
-        except ssl.SSLError as error:
-            raise ConnectionError(f"TLS: {error.reason or error}") from None
+        except OSError as error:
+            raise broken(error) from error
         return None
 
     def shutdown(self) -> None:
@@ -154,6 +163,8 @@ def open_transport(sock: socket.socket, context: ssl.SSLContext | None) -> Trans
         first = sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return None
+    except OSError as error:
+        raise broken(error) from error
     if not first:
         raise ConnectionError("the client left before it said anything")
     return Tls(sock, context) if first[0] == _TLS_HANDSHAKE else Plain(sock)
@@ -164,3 +175,12 @@ def wait_briefly(transport: Transport, seconds: float) -> bool:
     poll = select.poll()
     poll.register(transport.sock, transport.wants)  # EPOLLIN and POLLIN are the same bits
     return bool(poll.poll(int(seconds * 1000)))
+
+
+def broken(error: OSError) -> ConnectionError:
+    """What a socket says as the one error that means: this connection is over."""
+    if isinstance(error, ConnectionError):
+        return error
+    if isinstance(error, ssl.SSLError):
+        return ConnectionError(f"TLS: {error.reason or error}")
+    return ConnectionError(error.strerror or str(error))

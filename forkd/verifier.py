@@ -10,7 +10,7 @@ from functools import partial
 
 from forkd.accounts import Account, open_accounts
 from forkd.config import Config
-from forkd.errors import Refusal
+from forkd.errors import Refusal, StartError
 from forkd.ledgerfile import DIRTY, LedgerFile
 from forkd.log import Log
 from forkd.messages import Verify
@@ -19,8 +19,9 @@ from forkd.verify import compare
 
 Told = dict[str, object]
 Answer = Callable[[int | None, list[Told]], None]
-_PAGE = 500
+_PAGE = 200
 """Accounts in one answer at most: it must fit in a packet."""
+_ERROR_SHOWN = 100
 
 
 class Verifier:
@@ -64,13 +65,18 @@ class Verifier:
                 self._log.unexpected("verify-failed", error)
 
     def _verify(self, question: Verify) -> None:
-        accounts = open_accounts(self._config)
-        if question.user is None:
-            chosen = list(accounts.list())
-        else:
-            found = accounts.get(question.user)
-            chosen = [found] if found else []
-        told = [self._compare(account, question.fix) for account in chosen]
+        told: list[Told] = []
+        try:
+            accounts = open_accounts(self._config)
+            if question.user is None:
+                chosen = list(accounts.list())
+            else:
+                found = accounts.get(question.user)
+                chosen = [found] if found else []
+            told = [self._compare(account, question.fix) for account in chosen]
+        except (Refusal, StartError) as error:
+            self._log.error("verify-failed", user=question.user or "", error=str(error))
+            told = [_failed(question.user or "*", error)]
         wrong_first = sorted(told, key=lambda one: (not one["drift"], str(one["user"])))[:_PAGE]
         self._mailbox.post(partial(self._answer, question.tag, wrong_first))
 
@@ -80,25 +86,40 @@ class Verifier:
             self._mailbox.post(partial(self._answer, None, told))
 
     def _mend(self, ident: int) -> None:
-        account = open_accounts(self._config).by_id(ident)
-        if account is not None:
-            told = [self._compare(account, fix=True)]
-            self._mailbox.post(partial(self._answer, None, told))
-        self._asked.discard(ident)
+        try:
+            account = open_accounts(self._config).by_id(ident)
+            if account is not None:
+                told = [self._compare(account, fix=True)]
+                self._mailbox.post(partial(self._answer, None, told))
+        finally:
+            self._asked.discard(ident)
 
     def _compare(self, account: Account, fix: bool) -> Told:
-        told: Told = {"user": account.name, "exact": False, "fixed": False, "drift": 0}
         try:
             found = compare(self._file, self._config.storage.path, account.id, account.home, fix)
         except (OSError, Refusal, IndexError) as error:
             self._log.error("verify-failed", user=account.name, error=str(error))
-            return told | {"charged": 0, "actual": 0, "error": str(error)}
+            return _failed(account.name, error)
         if found.fixed:
             self._log.warning("quota-repaired", user=account.name, drift=found.drift)
-        return told | {
+        return {
+            "user": account.name,
             "charged": found.charged,
             "actual": found.actual,
             "drift": found.drift,
             "fixed": found.fixed,
             "exact": found.exact,
         }
+
+
+def _failed(user: str, error: Exception) -> Told:
+    """What is told of an account that could not be compared."""
+    return {
+        "user": user,
+        "charged": 0,
+        "actual": 0,
+        "drift": 0,
+        "fixed": False,
+        "exact": False,
+        "error": str(error)[:_ERROR_SHOWN],
+    }

@@ -15,6 +15,7 @@ from forkd import partials
 from forkd.enrol import count_bytes
 from forkd.ledgerfile import DIRTY, UNSURE, LedgerFile
 from forkd.reaper import open_staging
+from forkd.store import STAGING
 
 _TRIES = 12
 _FIRST_PAUSE = 0.02
@@ -70,13 +71,18 @@ def _at_rest(state: tuple[int, int, int]) -> bool:
 
 
 def _on_disk(file: LedgerFile, storage: str, account: int, home: str) -> int:
+    """Raises OSError, also where the storage is not there at all: a disk that is not mounted."""
+    os.stat(os.path.join(storage, STAGING))
     total = count_bytes(os.path.join(storage, home))
     try:
         folder = open_staging(storage, account)
     except FileNotFoundError:
         return total
     try:
-        staged = {ident: status.st_size for ident, status in partials.staged_objects(folder)}
+        staged = {
+            ident: partials.charged_size(status)
+            for ident, status in partials.staged_objects(folder)
+        }
     finally:
         os.close(folder)
     for lease in file.leases():

@@ -14,6 +14,7 @@ import os
 import resource
 import select
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from forkd.doors.native import NativeDoor
 from forkd.errors import StartError
 from forkd.link import Link
 from forkd.log import Log, open_log
-from forkd.messages import LinkMessage
+from forkd.messages import LinkMessage, SessionInfo
 from forkd.partials import Namer
 from forkd.pool import Mailbox, Pool
 from forkd.quota import MappedLedger, open_ledger
@@ -43,14 +44,18 @@ from forkd.transfer import Kits
 
 _EVENTS_A_TURN = 256
 _TICK = 1.0
+_SWITCH_SECONDS = 0.001
+"""A thread back from the kernel, perhaps with a lock, waits so long for a busy one."""
 _READ_BUFFER = 64 * 1024
-_PAGE = 200
+_PAGE_BYTES = 48 * 1024
+"""Sessions in one message, as JSON: it must fit in a packet."""
 _ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 def main(seat: ChildSeat) -> int:
     """Serve until told to leave.  Raises StartError."""
     log = open_log(seat.config.log, process="worker", slot=seat.slot)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     _raise_descriptor_limit()
     ledger = _take_slot(seat)
     worker = Worker(seat, ledger, log)
@@ -85,7 +90,9 @@ class Worker:
         self._seat = seat
         self._log = log
         self._row = seat.board.rows[seat.slot]
-        self._row.take_seat(os.getpid(), seat.generation, int(time.time() * 1000))
+        born = int(time.time() * 1000)
+        self._row.take_seat(os.getpid(), seat.generation, born)
+        self._ledger = ledger
         self._link = Link(seat.link)
         self._epoll = select.epoll()
         self._mailbox = Mailbox()
@@ -108,7 +115,7 @@ class Worker:
             store=LocalStore(config.storage.path),
             ledger=ledger,
             committer=make_committer(config.storage.durability, self._pool, self._mailbox),
-            namer=Namer(seat.slot),
+            namer=Namer(seat.slot, born),
             kits=Kits(),
             row=self._row,
             log=log,
@@ -131,13 +138,19 @@ class Worker:
             for fd, _ in events:
                 self._on_event(fd)
             for _ in range(len(self._queue)):
-                session = self._queue.popleft()
-                session.queued = False
-                self._step(session)
+                self._step_queued(self._queue.popleft())
             if time.monotonic() - ticked >= _TICK:
                 ticked = time.monotonic()
                 self._tick()
         self._leave()
+
+    def _step_queued(self, session: Session) -> None:
+        """It may have begun a job or ended since it was queued, in the step that queued it."""
+        session.queued = False
+        if session.in_job:
+            session.woken = True
+        elif self._sessions.get(session.fd) is session:
+            self._step(session)
 
     def _on_event(self, fd: int) -> None:
         session = self._sessions.get(fd)
@@ -172,7 +185,11 @@ class Worker:
             self._log.warning("accept-failed", error=str(error), listener=str(held.address))
             self._pause_accepting()
             return
-        self._open_session(sock, held)
+        try:
+            self._open_session(sock, held)
+        except OSError as error:  # epoll's memory, a descriptor for the session
+            sock.close()
+            self._log.warning("accept-failed", error=str(error), listener=str(held.address))
         if self._accepting:
             self._epoll.unregister(held.socket)
             self._epoll.register(held.socket, _ACCEPTABLE)
@@ -191,8 +208,8 @@ class Worker:
         tls = None if held.address.family == "unix" else self._tls
         door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer)
         session = Session(ident, address, time.time(), fd, door, activity)
-        self._sessions[fd] = session
         self._epoll.register(fd, select.EPOLLONESHOT)
+        self._sessions[fd] = session
         self._row.add("connections_total")
         self._step(session)
 
@@ -326,14 +343,18 @@ class Worker:
                     self._wake(session.fd, session.id)
                 self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
             case messages.AccountChanged():
-                for session in list(self._sessions.values()):
-                    if session.activity.user == message.name:
-                        session.door.account_changed()
-                        self._wake(session.fd, session.id)
+                self._account_changed(message.name)
+
+    def _account_changed(self, name: str) -> None:
+        """Also for who is just logging in: he may have been looked up before the change."""
+        for session in list(self._sessions.values()):
+            user = session.activity.user
+            if user == name or (session.in_job and not user):
+                session.door.account_changed()
+                self._wake(session.fd, session.id)
 
     def _list_sessions(self, tag: int) -> None:
-        infos = [session.info(self._seat.slot) for session in self._sessions.values()]
-        pages = [infos[i : i + _PAGE] for i in range(0, len(infos), _PAGE)] or [[]]
+        pages = _pages([session.info(self._seat.slot) for session in self._sessions.values()])
         for number, page in enumerate(pages, 1):
             self._link.send(messages.SessionPage(tag, page, number < len(pages)))
 
@@ -378,6 +399,7 @@ class Worker:
             self._accept_again()
         if self._link.wants_write:
             self._link.flush()
+        self._ledger.settle_owed()
         sessions = len(self._sessions)
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)
@@ -393,3 +415,17 @@ class Worker:
             return session.door.timed_out()
         except Exception as error:
             return self._failed(session, error)
+
+
+def _pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:
+    """At least one page, none too large for a packet."""
+    pages: list[list[SessionInfo]] = [[]]
+    size = 0
+    for info in infos:
+        own = len(messages.encode(info))
+        if size + own > _PAGE_BYTES:
+            pages.append([])
+            size = 0
+        pages[-1].append(info)
+        size += own
+    return pages

@@ -55,6 +55,7 @@ def test_nothing_of_an_earlier_account_is_inherited(
 def test_an_id_is_not_given_away_while_uploads_of_it_end(
     config: configuration.Config, ledger: MappedLedger
 ) -> None:
+    ledger.adopt(3, 0)
     ledger.set_limit(3, "former", 10)
     lease = ledger.reserve(3, b"s1", 10, 0)
     with pytest.raises(Refusal) as caught:

@@ -5,19 +5,42 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from rig import Daemon, running
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@contextmanager
+def _folder() -> Iterator[Path]:
     """A short path: unix sockets have 107 bytes."""
     path = Path(tempfile.mkdtemp(prefix="forkd-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with _folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Daemon]:
+    """A daemon for a module whose tests have a user each."""
+    with _folder() as path, running(path) as started:
+        yield started
+
+
+@pytest.fixture
+def user(shared: Daemon) -> str:
+    """A fresh account on `shared`."""
+    name = f"user{len(shared.users)}"
+    shared.add_user(name)
+    return name
 
 
 @pytest.fixture

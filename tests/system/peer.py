@@ -24,10 +24,12 @@ class Peer:
     """Over AF_UNIX or plain TCP; `login` on a loopback or unix connection needs no TLS."""
 
     def __init__(self, address: str | tuple[str, int], timeout: float = 60) -> None:
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        self.sock = socket.socket(family)
-        self.sock.settimeout(timeout)
-        self.sock.connect(address)
+        if isinstance(address, str):
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(timeout)
+            self.sock.connect(address)
+        else:
+            self.sock = socket.create_connection(address, timeout)
         self._next = 0
         self.hello = self.ask({"op": "hello", "versions": [1]})[0]
 

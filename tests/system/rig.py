@@ -15,6 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from peer import Peer
+
+from forkd.admin.controlclient import ControlClient
+from forkd.admin.exits import CtlError
+from forkd.messages import Status
+
 BIN = Path(sys.executable).parent
 PASSWORD = "correct horse 42"
 
@@ -52,6 +58,7 @@ class Daemon:
         self.log = folder / "log"
         self.users: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._peers: list[Peer] = []
         self._settings: dict[str, dict[str, str]] = {
             "server": {
                 "workers": "2",
@@ -75,6 +82,14 @@ class Daemon:
         self._settings.setdefault(section, {}).update(keys)
         self.write_config()
 
+    def unset(self, section: str) -> None:
+        del self._settings[section]
+        self.write_config()
+
+    def setting(self, section: str, key: str) -> str:
+        """As TOML."""
+        return self._settings[section][key]
+
     def write_config(self) -> None:
         lines = []
         for section, keys in self._settings.items():
@@ -82,14 +97,16 @@ class Daemon:
             lines += [f"{key} = {value}" for key, value in keys.items()]
         self.config.write_text("\n".join(lines) + "\n")
 
-    def start(self) -> Daemon:
+    def start(self, *wrapper: str | Path, **more: Any) -> Daemon:
+        """Run `forkd serve` and wait until it serves; `wrapper` is a command that executes it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "forkd", "serve", "-c", self.config],
+                [*wrapper, BIN / "forkd", "serve", "-c", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                **more,
             )
         wait_for(self._serves)
         return self
@@ -97,7 +114,12 @@ class Daemon:
     def _serves(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"forkd did not start:\n{self.log.read_text()}"
-        return self.ctl("status").returncode == 0
+        try:
+            status = self.status()
+        except CtlError:
+            return False
+        # the control socket may still be that of a master that was killed
+        return status["pid"] == self.process.pid and status["state"] == "serving"
 
     @property
     def pid(self) -> int:
@@ -115,24 +137,26 @@ class Daemon:
         return self.process.wait(40)
 
     def destroy(self) -> None:
-        """End whatever of it is left; every process of its session."""
-        if self.process is None:
-            return
+        """End whatever of it is left, of earlier starts and detached ones too."""
+        self.hang_up()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if self.process.poll() is None:
+        if self.process is not None:
             self.process.kill()
-        self.process.wait(10)
+            self.process.wait(10)
+        wait_for(lambda: not self.processes())
 
     def processes(self) -> list[int]:
-        """Every living process that the daemon started (they share its session)."""
+        """Every living process of this daemon: they map its files or were told its folder."""
+        mark = os.fsencode(self.folder)
         found = []
         for entry in os.listdir("/proc"):
-            if entry.isdigit():
+            if entry.isdigit() and int(entry) != os.getpid():
                 with contextlib.suppress(OSError):
-                    stat = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                    if int(stat[3]) == self.pid and stat[0] != "Z":
+                    seen = Path(f"/proc/{entry}/maps").read_bytes()
+                    seen += Path(f"/proc/{entry}/cmdline").read_bytes()
+                    if mark in seen:
                         found.append(int(entry))
         return found
 
@@ -148,9 +172,8 @@ class Daemon:
         )
 
     def status(self) -> dict[str, Any]:
-        result = self.ctl("--json", "status")
-        answer: dict[str, Any] = json.loads(result.stdout)
-        return answer
+        """What `forkctl status --json` shows, without the cost of a process."""
+        return ControlClient(str(self.run / "control.sock")).call(Status())
 
     def workers(self, state: str = "serving") -> list[dict[str, Any]]:
         return [w for w in self.status()["workers"] if w["state"] == state]
@@ -159,6 +182,28 @@ class Daemon:
         result = self.ctl("user", "add", name, "--password-stdin", *options, stdin=password)
         assert result.returncode == 0, result.stderr
         self.users[name] = password
+
+    def connect(self, address: str | tuple[str, int] | None = None) -> Peer:
+        """A connection, by default over the unix socket; closed with the daemon at the latest."""
+        peer = Peer(self.unix_path if address is None else address)
+        self._peers.append(peer)
+        return peer
+
+    def log_in(self, user: str = "alice", address: str | tuple[str, int] | None = None) -> Peer:
+        """A connection that is logged in."""
+        peer = self.connect(address)
+        peer.login(user, self.users.get(user, PASSWORD))
+        return peer
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for peer in self._peers:
+            peer.close()
+        self._peers.clear()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of the log, which must all be JSON."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def env(self, user: str = "alice") -> dict[str, str]:
         return {
@@ -228,9 +273,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(
-    folder: Path, settings: dict[str, dict[str, str]] | None = None
-) -> Iterator[Daemon]:
+def running(folder: Path, settings: dict[str, dict[str, str]] | None = None) -> Iterator[Daemon]:
     """A started daemon with the user alice; everything of it ends with the block."""
     daemon = Daemon(folder, settings)
     try:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from forkd.charged import ChargedTree
-from forkd.digest import BlockDigest, digest_of
+from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
 from forkd.doors.native.context import Context, Task
 from forkd.errors import Refusal, from_oserror
 from forkd.names import show
-from forkd.protocol import INLINE_MAX
+from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
 from forkd.store import OpenFile, Parts
 from forkd.transfer import STEP_BYTES, Pace, Sender, ShortFileError
@@ -23,6 +23,8 @@ SMALL = 64 * 1024
 """Content up to this many bytes is answered at once, on the loop's thread."""
 FRAME = 64 * 1024 * 1024
 """Bytes in a DATA frame of a download: between two of them an error can be told."""
+CHECKED_FRAME = 4 * BLOCK
+"""The same where digests are told: so much is lost at most when the connection breaks."""
 
 _line = msgspec.json.Encoder().encode
 
@@ -92,8 +94,9 @@ class Download(Task):
         self._began = time.monotonic()
         self._length = length
         digest = BlockDigest() if request.check else None
-        self._sender = Sender(found.fd, request.offset, length, digest)
+        self._sender = Sender(found.fd, request.offset, length, digest, self._path)
         self._frame_left = 0
+        self._blocks_told = 0
         activity = context.activity
         activity.state, activity.path, activity.transferring = "download", self._path, True
         activity.size, activity.moved = length, 0
@@ -110,12 +113,22 @@ class Download(Task):
         if self._frame_left:
             return Job(self._pump, Weight.LONG)
         if sender.remaining:
-            self._frame_left = min(sender.remaining, FRAME)
-            wire.data_head(self.ident, self._frame_left)
+            self._frame_left = min(sender.remaining, CHECKED_FRAME if sender.digest else FRAME)
+            wire.data_head(self.ident, self._frame_left, self._proof() or None)
             return AGAIN if not wire.flush() else Job(self._pump, Weight.LONG)
-        wire.reply(self.ident, {"digest": sender.digest.hexdigest()} if sender.digest else None)
+        proof = self._proof()
+        if sender.digest:
+            proof["digest"] = sender.digest.hexdigest()
+        wire.reply(self.ident, proof or None)
         self._end("ok")
         return None
+
+    def _proof(self) -> dict[str, str]:
+        """The digests of the blocks that are sent and not told yet."""
+        digest = self._sender.digest
+        fresh = digest.blocks_after(self._blocks_told) if digest else b""
+        self._blocks_told += len(fresh) // DIGEST_SIZE
+        return {"blocks": fresh.hex()} if fresh else {}
 
     def _pump(self) -> Outcome:
         context, sender = self._context, self._sender

@@ -29,15 +29,20 @@ def submit(
     slot = Slot()
 
     def done(result: Result) -> None:
-        if isinstance(result, BaseException):
-            refusal = result if isinstance(result, Refusal) else _unexpected(context, result)
-            context.core.row.add(f"refusals_total:{refusal.code}")
-            slot.frame = error_frame(ident, refusal)
-            ended(refusal.code)
-        else:
-            slot.frame = protocol.frame(Type.REPLY, ident, meta(result))
-            ended("ok")
+        try:
+            slot.frame = answer(result)
+        except Exception as fault:  # one session's trouble, not that of all in the round
+            slot.frame = error_frame(ident, _unexpected(context, fault))
         context.change_done()
+
+    def answer(result: Result) -> bytes:
+        if not isinstance(result, BaseException):
+            ended("ok")
+            return protocol.frame(Type.REPLY, ident, meta(result))
+        refusal = result if isinstance(result, Refusal) else _unexpected(context, result)
+        context.core.row.add(f"refusals_total:{refusal.code}")
+        ended(refusal.code)
+        return error_frame(ident, refusal)
 
     context.pending.append(slot)
     context.changes += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 
 from forkd.core import Core, Peer
 from forkd.doors.native import answers
@@ -22,8 +23,8 @@ from forkd.doors.native.upload import put_inline
 from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
-from forkd.session import AGAIN, Activity, Closed, Job, Outcome, Park, Weight
-from forkd.transport import Plain, open_transport
+from forkd.session import AGAIN, FOREVER, Activity, Closed, Job, Outcome, Park, Weight
+from forkd.transport import READABLE, Plain, open_transport
 from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
 
 _EVENTS_A_STEP = 64
@@ -34,6 +35,10 @@ _FAREWELL_SECONDS = 5.0
 _LINGER_SECONDS = 2.0
 """How long the client may take to read the last answer."""
 _SKIP = 1024 * 1024
+_SKIPPED_MAX = 1024
+"""Refused uploads of one session whose client has not ended them."""
+_STRANGERS_PAYLOAD = 16 * 1024
+"""Bytes that somebody who is not logged in may have us keep; no request of his needs any."""
 
 
 class NativeDoor:
@@ -52,7 +57,10 @@ class NativeDoor:
     ) -> None:
         """`tls` None: whatever comes is plain.  `buffer` is shared by all doors of the loop."""
         self._context = Context(core, peer, Wire(Plain(sock), buffer), activity)
+        self._context.wire.engine.inline_max = _STRANGERS_PAYLOAD
         self._gate = Gate(self._context, self._end, self.kick)
+        self._login_by = time.monotonic() + core.config.limits.login_timeout
+        self._linger_until = 0.0
         self._sock = sock
         self._tls = tls
         self._opened = False
@@ -72,8 +80,11 @@ class NativeDoor:
     def step(self) -> Outcome:
         context, wire = self._context, self._context.wire
         context.count_bytes()
-        if not self._secured and not self._open():
-            return Park(wire.transport.wants, self._patience())
+        if not self._secured:
+            if self._kicked:
+                return Closed("kicked")
+            if not self._open():
+                return Park(wire.transport.wants, self._patience())
         for _ in range(_EVENTS_A_STEP):
             outcome = self._linger() if self._lingering else self._go_on()
             if outcome is not None:
@@ -98,7 +109,7 @@ class NativeDoor:
         context, wire = self._context, self._context.wire
         if self._kicked:
             return self._leave_at_once()
-        if self._changed and self._task is None and not context.changes:
+        if self._changed:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
         if self._draining and not self._farewell and self._between_frames():
@@ -113,7 +124,8 @@ class NativeDoor:
             return self._finish(self._ending)
         if wire.waiting >= OUT_MAX and not wire.flush():
             return Park(wire.transport.wants, self._stall())
-        if len(context.pending) >= _CHANGES_MAX:
+        most = 1 if context.core.committer.crowded else _CHANGES_MAX
+        if len(context.pending) >= most:
             return self._await_changes()
         return self._take_event()
 
@@ -146,14 +158,15 @@ class NativeDoor:
             self._end("the client left")
             return None
         if not wire.flush():
-            return Park(wire.transport.wants, self._stall())
+            more = READABLE if wire.waiting < OUT_MAX else 0
+            return Park(wire.transport.wants | more, self._stall())
         return Park(wire.transport.wants, self._patience())
 
     def _await_changes(self) -> Outcome:
         wire = self._context.wire
         if not wire.flush():
             return Park(wire.transport.wants, self._stall())
-        return Park(0, self._stall())
+        return Park(0, FOREVER)
 
     # requests
 
@@ -189,9 +202,15 @@ class NativeDoor:
                 return self._gate.passwd(ident, self._login(), request)
             case _:
                 self._task = carry_out(
-                    self._context, self._login(), ident, request, self._skipping.add
+                    self._context, self._login(), ident, request, self._skip_upload
                 )
         return None
+
+    def _skip_upload(self, ident: int) -> None:
+        """The rest of a refused upload's DATA is dropped."""
+        if len(self._skipping) >= _SKIPPED_MAX:
+            raise FrameError(f"more than {_SKIPPED_MAX} refused uploads were not ended with LAST")
+        self._skipping.add(ident)
 
     def _login(self) -> Login:
         login = self._context.login
@@ -215,6 +234,7 @@ class NativeDoor:
             return Closed(reason)
         wire.transport.shutdown()
         self._lingering = True
+        self._linger_until = time.monotonic() + _LINGER_SECONDS
         return None
 
     def _linger(self) -> Outcome | None:
@@ -224,7 +244,8 @@ class NativeDoor:
         wire.engine.discard()
         if count is None:
             return Park(wire.transport.wants, _LINGER_SECONDS)
-        return None if count else Closed(self._ending or "")
+        late = time.monotonic() > self._linger_until
+        return Closed(self._ending or "") if late or not count else None
 
     def _leave_at_once(self) -> Outcome:
         if self._task is None:
@@ -243,18 +264,27 @@ class NativeDoor:
             return Closed(self._ending or "")
         if isinstance(error, FrameError):
             self._fail_task(error)
-            context.refuse(0, error)
-            self._end("broken frame")
+            self._refuse_stream(error)
         elif isinstance(error, Refusal):
-            self._fail_task(error)
+            try:
+                self._fail_task(error)
+            except FrameError as broken:  # one refused upload too many
+                self._refuse_stream(broken)
         else:
             context.core.log.unexpected("session-failed", error, session=context.peer.session)
+            if self._ending is not None or not self._secured:
+                return Closed("a fault in the server")
             refusal = Refusal("internal", "a fault in the server; it is in its log")
             if self._task is None:
                 context.refuse(0, refusal)
                 self._end("internal fault")
             self._fail_task(refusal)
         return AGAIN
+
+    def _refuse_stream(self, error: FrameError) -> None:
+        """What follows cannot be understood."""
+        self._context.refuse(0, error)
+        self._end("broken frame")
 
     def _fail_task(self, refusal: Refusal) -> None:
         task, self._task = self._task, None
@@ -279,10 +309,12 @@ class NativeDoor:
 
     def close(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.abandon()
-        self._context.close()
-        self._context.wire.transport.sock.close()
+        try:
+            if task is not None:
+                task.abandon()
+        finally:
+            self._context.close()
+            self._context.wire.transport.sock.close()
 
     # patience, in seconds
 
@@ -290,8 +322,13 @@ class NativeDoor:
         return self._context.core.config.limits.stall_timeout
 
     def _patience(self) -> float:
-        limits = self._context.core.config.limits
-        usual = limits.login_timeout if self._context.login is None else limits.idle_timeout
+        """Never short of what we owe the client; a stranger has one time for all he does."""
+        context, limits = self._context, self._context.core.config.limits
+        if context.changes:
+            return FOREVER
+        usual = float(limits.idle_timeout)
+        if context.login is None:
+            usual = max(0.0, self._login_by - time.monotonic())
         return min(_FAREWELL_SECONDS, usual) if self._farewell else usual
 
     def _between_frames(self) -> bool:

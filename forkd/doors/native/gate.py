@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forkd import __version__, accounts, enrol, protocol
+from forkd import __version__, accounts, enrol, protocol, runclient
 from forkd.accounts import Account
 from forkd.charged import ChargedTree
 from forkd.doors.native.context import Context, Login
@@ -62,12 +62,22 @@ class Gate:
         context, login = self._context, self._context.login
         if login is None:
             return AGAIN
-        account = context.core.accounts.get(login.account.name)
-        if account is None or not account.enabled or account.id != login.account.id:
-            self._kick()
-            return AGAIN
-        self._limit(account)
+        try:
+            account = context.core.accounts.get(login.account.name)
+            if account is None or not account.enabled or account.id != login.account.id:
+                self._kick()
+                return AGAIN
+            self._limit(account)
+        except Refusal as refusal:
+            told = refusal
+            return Job(lambda: self._lost(told), Weight.SHORT)
         login.account = account
+        return AGAIN
+
+    def _lost(self, refusal: Refusal) -> Outcome:
+        """Nobody knows what the account may do by now."""
+        self._context.refuse(0, refusal)
+        self._end("the account could not be looked up")
         return AGAIN
 
     def _demand_private(self) -> None:
@@ -116,14 +126,20 @@ class Gate:
         return Job(lambda: self._welcome(ident, login), Weight.SHORT)
 
     def _limit(self, account: Account) -> None:
+        """Raises Refusal (busy)."""
         core = self._context.core
-        core.ledger.set_limit(account.id, account.name, account.limit(core.config.quota.default))
+        limit = account.limit(core.config.quota.default)
+        try:
+            core.ledger.set_limit(account.id, account.name, limit)
+        except IndexError:  # accounts.max was raised; the next generation has the room
+            raise Refusal("busy", "this server process is too old for the account") from None
 
     def _welcome(self, ident: int, login: Login) -> Outcome:
         context, account = self._context, login.account
         if context.login is not None:
             context.login.files.close()
         context.login = login
+        context.wire.engine.inline_max = protocol.INLINE_MAX
         context.activity.user, context.activity.state = account.name, "idle"
         context.core.row.add("logins_total:ok")
         context.core.row.add("sessions_total")
@@ -141,6 +157,7 @@ class Gate:
                 "user": account.name,
                 "permissions": sorted(account.permissions),
                 "quota": QuotaReply(usage.used, usage.limit),
+                "commands": runclient.commands_for(context.core.config.commands, account.name),
             },
         )
         return AGAIN

@@ -13,15 +13,20 @@ from forkd.doors.native.changes import submit
 from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.names import parse_file_path, show
-from forkd.partials import Source
+from forkd.partials import Staged
 from forkd.protocol import DataHead, Message
 from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.sidecar import Source
 from forkd.store import Parts
 from forkd.transfer import STEP_BYTES, Pace, Receiver
+from forkd.units import format_bytes
 from forkd.verbs import Put, UploadEnd, decode_upload_end
 
 _DEFERRED_MAX = 1024
+_DEFERRED_BYTES = 4 * 1024 * 1024
 _TAKE = 256 * 1024
+_TURNS = 32
+"""Frames, or pieces of them, in one step: others want a turn too."""
 
 
 def put_inline(context: Context, login: Login, message: Message, put: Put) -> None:
@@ -77,11 +82,13 @@ def _commit(
 ) -> None:
     """Have a complete upload made durable and published; its answer keeps its turn."""
     may_replace = put.replace and "replace" in login.account.permissions
+    parents = put.parents and "mkdir" in login.account.permissions
     files = login.files
+    arrived = put.size - incoming.staged.held
 
     def apply(folders: Folders) -> object:
         try:
-            folder = folders.get(files.tree, parts[:-1], put.parents)
+            folder = folders.get(files.tree, parts[:-1], parents)
         except BaseException:
             files.abandon(incoming)
             raise
@@ -93,27 +100,39 @@ def _commit(
         apply,
         meta=lambda replaced: {"size": put.size, "digest": digest, "replaced": replaced},
         ended=lambda outcome: context.ended(
-            "up", show(parts), put.size, time.monotonic() - began, outcome
+            "up", show(parts), arrived, time.monotonic() - began, outcome
         ),
         data=incoming.staged.fd,
         fail=lambda: files.discard(incoming),
     )
 
 
-def check_target(files: ChargedTree, parts: Parts, put: Put, may_replace: bool) -> None:
+def check_target(files: ChargedTree, parts: Parts, parents: bool, may_replace: bool) -> None:
     """Refuse before the first byte what would be refused after the last.  Raises Refusal."""
     try:
         entry = files.tree.stat(parts)
     except Refusal as refusal:
         if refusal.code != "not-found":
             raise
-        if len(parts) > 1 and not put.parents:
+        if len(parts) > 1 and not parents:
             files.tree.stat(parts[:-1])
         return
     if entry.type == "folder":
         raise Refusal("is-a-folder", f"{show(parts)!r} is a folder")
     if not may_replace:
         raise Refusal("exists", f"{show(parts)!r} exists already")
+
+
+def _refuse_full(staged: Staged, size: int) -> None:
+    """Refuse before the first byte what the disk cannot hold.  Raises Refusal (no-space)."""
+    disk = os.fstatvfs(staged.fd)
+    free = disk.f_bavail * disk.f_frsize
+    if size - staged.held > free:
+        raise Refusal(
+            "no-space",
+            f"the storage has {format_bytes(free)} free, {format_bytes(size - staged.held)} "
+            "are needed; nothing was changed",
+        )
 
 
 class StreamUpload(Task):
@@ -134,13 +153,17 @@ class StreamUpload(Task):
         self._receiver: Receiver | None = None
         self._end: UploadEnd | None = None
         self._told = False
+        self._last_seen = False
+        self._finished = False
+        self._deferred_bytes = 0
 
     def _begin(self) -> Outcome:
         """Reserve, find what is held, tell the client where to go on; on a thread."""
         put, context = self._put, self._context
         may_replace = put.replace and "replace" in self._login.account.permissions
+        parents = put.parents and "mkdir" in self._login.account.permissions
         files = self._login.files
-        check_target(files, self._parts, put, may_replace)
+        check_target(files, self._parts, parents, may_replace)
         check = put.check or put.digest is not None
         if check or put.tag:
             source = Source(show(self._parts), put.client, put.size, put.tag, check, put.digest)
@@ -148,8 +171,9 @@ class StreamUpload(Task):
         else:
             incoming = files.begin_own(put.size, put.path)
         self._incoming = incoming
-        self._receiver = Receiver(incoming.staged, put.path)
         staged = incoming.staged
+        _refuse_full(staged, put.size)
+        self._receiver = Receiver(staged, put.path)
         proof = staged.digest.hexdigest() if staged.digest is not None and staged.held else None
         activity = context.activity
         activity.state, activity.path, activity.transferring = "upload", show(self._parts), True
@@ -161,39 +185,47 @@ class StreamUpload(Task):
     def step(self) -> Outcome | None:
         if self._receiver is None:
             return Job(self._begin, Weight.LONG)
+        for _ in range(_TURNS):
+            outcome = self._turn(self._receiver)
+            if outcome is not None or self._finished:
+                return outcome
+        return AGAIN
+
+    def _turn(self, receiver: Receiver) -> Outcome | None:
+        """One frame, or a piece of it."""
         wire, engine = self._context.wire, self._context.wire.engine
         stall = self._context.core.config.limits.stall_timeout
-        while True:
-            if not wire.flush():
+        if not wire.flush():
+            return Park(wire.transport.wants, stall)
+        if engine.payload_left:
+            taken = engine.take(_TAKE)
+            if not taken:
+                return Job(self._pump, Weight.LONG)
+            receiver.absorb(taken)
+            self._count(len(taken))
+            return None
+        if self._end is not None:
+            self._finish(self._end)
+            self._finished = True
+            return None
+        event = engine.next_event()
+        if event is None:
+            count = wire.fill()
+            if count is None:
                 return Park(wire.transport.wants, stall)
-            if engine.payload_left:
-                taken = engine.take(_TAKE)
-                if not taken:
-                    return Job(self._pump, Weight.LONG)
-                self._receiver.absorb(taken)
-                self._count(len(taken))
-                continue
-            if self._end is not None:
-                self._finish(self._end)
-                return None
-            event = engine.next_event()
-            if event is None:
-                count = wire.fill()
-                if count is None:
-                    return Park(wire.transport.wants, stall)
-                if count == 0:
-                    return Closed("the client left during an upload")
-            elif isinstance(event, DataHead):
-                self._on_data(event)
-            else:
-                self._defer(event)
+            return Closed("the client left during an upload") if count == 0 else None
+        if isinstance(event, DataHead):
+            self._on_data(event)
+        else:
+            self._defer(event)
+        return None
 
     def _on_data(self, head: DataHead) -> None:
         if head.id != self.ident:
             raise FrameError(f"DATA for request {head.id}, which is not being uploaded")
         assert self._receiver is not None
+        self._last_seen = head.last
         if head.length > self._put.size - self._receiver.position:
-            self._skip_rest(head.last)
             raise Refusal("bad-request", "more bytes were sent than the declared size")
         if head.last:
             self._end = decode_upload_end(head.meta)
@@ -201,11 +233,12 @@ class StreamUpload(Task):
     def _defer(self, message: Message) -> None:
         if len(self._context.deferred) >= _DEFERRED_MAX:
             raise FrameError(f"more than {_DEFERRED_MAX} requests between the DATA of an upload")
+        self._deferred_bytes += len(message.meta) + len(message.payload)
+        if self._deferred_bytes > _DEFERRED_BYTES:
+            raise FrameError(
+                f"requests of more than {_DEFERRED_BYTES} bytes between the DATA of an upload"
+            )
         self._context.deferred.append(message)
-
-    def _skip_rest(self, last_seen: bool) -> None:
-        if not last_seen and self._end is None:
-            self._skip(self.ident)
 
     def _pump(self) -> Outcome:
         context, receiver = self._context, self._receiver
@@ -269,19 +302,21 @@ class StreamUpload(Task):
         )
 
     def failed(self, refusal: Refusal) -> None:
-        if self._told:
-            self._skip_rest(self._end is not None)
         self._give_up(refusal.code)
         self._context.refuse(self.ident, refusal)
+        if self._told and not self._last_seen:
+            self._skip(self.ident)
 
     def abandon(self) -> None:
         self._give_up("broken-off")
 
     def _give_up(self, outcome: str) -> None:
-        moved = self._receiver.position if self._receiver else 0
-        if self._incoming is not None:
-            self._login.files.abandon(self._incoming)
-            self._incoming = None
+        moved = self._receiver.moved if self._receiver else 0
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None and outcome == "no-space":
+            self._login.files.discard(incoming)  # what is kept would keep the others out
+        elif incoming is not None:
+            self._login.files.abandon(incoming)
         if self._told:
             seconds = time.monotonic() - self._began
             self._context.ended("up", show(self._parts), moved, seconds, outcome)

@@ -37,8 +37,8 @@ class Wire:
     def data(self, ident: int, meta: object, payload: bytes) -> None:
         self.queue(protocol.frame(Type.DATA, ident, meta, payload))
 
-    def data_head(self, ident: int, length: int) -> None:
-        self.queue(protocol.head(Type.DATA, ident, None, length))
+    def data_head(self, ident: int, length: int, meta: object = None) -> None:
+        self.queue(protocol.head(Type.DATA, ident, meta, length))
 
     def error(self, ident: int, refusal: Refusal) -> None:
         self.queue(error_frame(ident, refusal))
