@@ -14,7 +14,7 @@ demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python bench/bench_ledger.py
@@ -38,10 +38,12 @@ clean:
 
 # Made anew where pyproject.toml is newer; a stamp comes last, so a broken installation is repeated.
 $(PROGRAMS): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	touch $@
+	@echo "installing into $(VENV), once ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
 
 $(STAMP): $(PROGRAMS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	touch $@
+	@echo "installing what the tests need into $(VENV), once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forkd import config as configuration
+from forkd import preflight
 from forkd.config import Config
 from forkd.control import Asker
 from forkd.errors import ConfigError, StartError
@@ -26,6 +26,7 @@ from forkd.roster import Action, Member
 from forkd.scoreboard import MASTER_ROW, Scoreboard
 from forkd.seat import BoundListener
 from forkd.status import LastReload, World, file_mtime
+from forkd.units import format_count
 
 
 @dataclass(slots=True)
@@ -91,18 +92,21 @@ class Changeover:
         source = running.config.source
         mtime = file_mtime(source)
         try:
-            wanted = self._read(source)
+            wanted, warnings = self._read(source)
             config = effective(running.config, wanted)
             opened = self._listeners.open(config.listen.native, config.listen.backlog)
         except ConfigError as error:
-            self._failed(asker, begun, "bad-config", str(error))
+            self._failed(asker, begun, "bad-config", error.problems)
             return
         except StartError as error:
-            self._failed(asker, begun, "cannot-start", str(error))
+            self._failed(asker, begun, "cannot-start", [str(error)])
             return
         asker.progress(f"checking {source or 'the built-in defaults'} ... ok")
         world = World(config, opened, time.time(), mtime)
         notes = summary(running.config, wanted) + self._listeners.skipped
+        notes += [f"warning: {warning}" for warning in warnings]
+        for warning in warnings:
+            self._log.warning("config", warning=warning)
         self._change = Change(world, asker, begun, notes)
         self._prepare(world)
 
@@ -148,14 +152,18 @@ class Changeover:
         if change is None:
             return
         self._listeners.discard(change.world.listeners)
-        self._failed(change.asker, change.begun, "cannot-start", failure)
+        self._failed(change.asker, change.begun, "cannot-start", [failure])
 
     def retired(self, generation: int) -> None:
         """Nobody of this generation runs any more."""
         self.worlds.pop(generation, None)
 
-    def _read(self, source: str) -> Config:
-        return configuration.load(source) if source else Config()
+    def _read(self, source: str) -> tuple[Config, list[str]]:
+        """The configuration and warnings about it.  Raises ConfigError."""
+        if not source:
+            return Config(), []
+        checked = preflight.load(source)
+        return checked.config, checked.warnings
 
     def release(self, kept: tuple[BoundListener, ...]) -> None:
         """In a child: close the sockets that are not in use yet."""
@@ -163,11 +171,12 @@ class Changeover:
             if listener not in kept:
                 listener.socket.close()
 
-    def _failed(self, asker: Asker, begun: float, code: str, message: str) -> None:
+    def _failed(self, asker: Asker, begun: float, code: str, problems: list[str]) -> None:
         if self.serving:
-            self._count("failed", message, time.monotonic() - begun)
-            self._log.error("reload-failed", reason=message, still_serving=self.serving)
-        asker.failed(code, message)
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            self._count("failed", problems[0] + more, time.monotonic() - begun)
+            self._log.error("reload-failed", problems=problems, still_serving=self.serving)
+        asker.failed(code, "\n".join(problems))
 
     def _count(self, outcome: str, message: str, took: float) -> None:
         self._board.rows[MASTER_ROW].add(f"reloads_total:{outcome}")
@@ -183,11 +192,10 @@ class Changeover:
         parts = [f"generation {change.generation}: {_workers(new)} serving after {took:.2f} s"]
         for generation, members in sorted(counts.items()):
             sessions = sum(self._board.rows[m.slot].get("sessions") for m in members)
-            parts.append(
-                f"generation {generation}: {_workers(members)} to drain, {sessions} sessions"
-            )
+            told = f"{_workers(members)} to drain, {format_count(sessions, 'session')}"
+            parts.append(f"generation {generation}: {told}")
         return "; ".join(parts)
 
 
 def _workers(members: list[Member]) -> str:
-    return f"{len(members)} worker{'' if len(members) == 1 else 's'}"
+    return format_count(len(members), "worker")

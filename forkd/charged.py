@@ -20,7 +20,7 @@ from forkd.names import to_bytes
 from forkd.partials import Namer, Staged
 from forkd.quota import Lease, Ledger, Usage
 from forkd.sidecar import Source
-from forkd.store import Parts, Tree
+from forkd.tree import Parts, Tree
 
 
 @dataclass(frozen=True, slots=True)

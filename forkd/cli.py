@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import forkd
 from forkd import config as configuration
-from forkd.config import Config
 from forkd.errors import ConfigError, StartError
 from forkd.pidfile import AlreadyRunningError
+from forkd.units import format_count
 
 if TYPE_CHECKING:
     from forkd import start
+    from forkd.preflight import Checked
 
 
 class Exit(IntEnum):
@@ -31,7 +32,8 @@ class Exit(IntEnum):
 
 EPILOG = """\
 exit codes:
-  0  served and was stopped; --daemon: it serves; check-config: the file is good
+  0  served and was stopped; --daemon: it serves; check-config: the file is good, with or without
+     warnings
   1  cannot start: an address in use, a folder that cannot be written, ...
   2  wrong usage of this command
   3  the configuration is refused
@@ -100,26 +102,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(options: argparse.Namespace) -> tuple[Config, float]:
+def _load(options: argparse.Namespace) -> tuple[Checked, float]:
     """The configuration, and when its file was written: looked at first, so no change is missed."""
+    from forkd import preflight
     from forkd.status import file_mtime
 
     path = os.path.abspath(options.config)
     mtime = file_mtime(path)
-    return configuration.load(path), mtime
+    return preflight.load(path), mtime
 
 
 def _check(options: argparse.Namespace) -> int:
-    _load(options)
-    print(f"{options.config}: ok")
+    from forkd import preflight
+
+    checked = preflight.load(os.path.abspath(options.config), preflight.certificate)
+    for warning in checked.warnings:
+        print(f"forkd: warning: {warning}", file=sys.stderr)
+    told = f", with {format_count(len(checked.warnings), 'warning')}" if checked.warnings else ""
+    print(f"{options.config}: ok{told}")
     return Exit.OK
+
+
+def _ground(options: argparse.Namespace, pidfile: bool) -> start.Ground:
+    from forkd import start
+
+    checked, mtime = _load(options)
+    ground = start.take_ground(checked.config, mtime, pidfile)
+    for warning in checked.warnings:
+        ground.log.warning("config", warning=warning)
+    return ground
 
 
 def _serve(options: argparse.Namespace) -> int:
     from forkd import start
 
-    config, mtime = _load(options)
-    ground = start.take_ground(config, mtime, pidfile=False)
+    ground = _ground(options, pidfile=False)
     return _told(start.serve(ground, lambda: None))
 
 
@@ -142,11 +159,8 @@ def _told(failure: str) -> int:
 
 def _serve_detached(options: argparse.Namespace) -> int:
     """Start the daemon and wait until it serves, or says why it cannot."""
-    from forkd import start
-
-    config, mtime = _load(options)
-    ground = start.take_ground(config, mtime, pidfile=True)
-    if not config.log.file:
+    ground = _ground(options, pidfile=True)
+    if not ground.config.log.file:
         print("forkd: log.file is empty: a detached daemon logs nowhere", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 from forkd import syscalls
 from forkd.errors import Refusal, from_oserror
 from forkd.pool import Mailbox, Pool
-from forkd.store import Parts, Tree
+from forkd.tree import Parts, Tree
 
 ROUND_MAX = 256
 """Changes in one round at most: nobody waits for a round without end."""

@@ -245,7 +245,8 @@ def _section(name: str, kind: type, value: Any, problems: _Problems) -> Any:
 def _unknown_section(name: str, value: Any) -> str:
     if isinstance(value, dict | list):
         return f"unknown section [{name}]{_hint(name, list(_SECTIONS), '[{}]')}"
-    homes = [known for known, kind in _SECTIONS.items() if name in get_type_hints(kind)]
+    kinds = {known: kind for known, kind in _SECTIONS.items() if known != "commands"}
+    homes = [known for known, kind in kinds.items() if name in kind.__struct_fields__]
     where = f" ({' or '.join(f'[{home}]' for home in homes)}?)" if homes else ""
     return f"{name}: stands in no section{where}"
 

@@ -31,6 +31,11 @@ def line_of(text: str, dotted: str) -> int:
     return nearest
 
 
+def problem_at(text: str, source: str, key: str, reason: str) -> str:
+    """A problem of a key, as "file:line: key: reason"."""
+    return f"{source}:{line_of(text, key)}: {key}: {reason}"
+
+
 def _plain(name: str) -> str:
     """A dotted TOML key without its quotes and blanks."""
     return ".".join(part.strip().strip("\"'") for part in name.split("."))

@@ -12,8 +12,8 @@ from forkd.log import Log
 from forkd.partials import Namer
 from forkd.quota import Ledger
 from forkd.scoreboard import Row
-from forkd.store import Store
 from forkd.transfer import Kits
+from forkd.tree import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,10 @@ def _add_global(
         help=f"the daemon's configuration (else ${CONFIG_VARIABLE}, else {DEFAULT_PATH})",
     )
     to.add_argument(
-        "--socket", metavar="PATH", default=socket, help="the control socket, if not the usual"
+        "--socket",
+        metavar="PATH",
+        default=socket,
+        help="the control socket, or the folder it is in",
     )
     to.add_argument("--json", action="store_true", default=json, help="results for programs")
 

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from forkd import config as configuration
 from forkd.config import Config
 from forkd.errors import Refusal, StartError
+from forkd.units import Bytes
 
 USER = "demo"
 NATIVE_PORT = 3675
 METRICS_PORT = 9367
+QUOTA = Bytes(4 * 1024**3)
+"""The account's own: a file of several GiB should fit."""
 
 _TEMPLATE = """\
 # Made by `forkd demo`, and kept: change it and run `forkctl reload`.
@@ -44,6 +47,10 @@ quota = "100 MiB"
 
 [metrics]
 listen = "127.0.0.1:{metrics}"
+
+[log]
+# A line for each file would push what is shown at the start away.
+transfers = false
 
 [commands.df]
 exec = ["df", "-h"]
@@ -93,7 +100,8 @@ def ensure_account(place: Place) -> None:
         # The password first: an account whose password nobody knows would be of no use.
         _write(place.password_file, f"{password}\n", 0o600)
         ledger = open_ledger(place.config)
-        accounts.add(USER, password, prepare=enrol.for_admin(place.config, ledger, 0))
+        prepare_account = enrol.for_admin(place.config, ledger, 0)
+        accounts.add(USER, password, prepare=prepare_account, quota=QUOTA)
     elif kept:
         try:
             accounts.authenticate(USER, kept)

@@ -97,7 +97,7 @@ _ERRNO: dict[int, tuple[str, str]] = {
     errno.ENOENT: ("not-found", "there is no {what}"),
     errno.EEXIST: ("exists", "{what} exists already"),
     errno.EISDIR: ("is-a-folder", "{what} is a folder"),
-    errno.ENOTDIR: ("not-a-folder", "{what} is not a folder, or lies below something that is none"),
+    errno.ENOTDIR: ("not-a-folder", "{what} is not a folder, or a part of its path is a file"),
     errno.ENOTEMPTY: ("not-empty", "the folder {what} is not empty"),
     errno.EXDEV: ("outside", "{what} leads out of the account's folder"),
     errno.ELOOP: ("outside", "{what} leads through a loop of symbolic links"),

@@ -291,7 +291,7 @@ def _human_line(time: str, level: str, event: str, fields: dict[str, Any]) -> by
 
 
 def _human_value(value: Any) -> str:
-    text = str(value)
+    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     if _BARE.match(text):
         return text
     quoted = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.replace("\\", "\\\\"))

@@ -28,9 +28,9 @@ from enum import Enum
 from forkd import sidecar, syscalls
 from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.errors import Refusal
+from forkd.localtree import FILE_MODE
 from forkd.protocol import BLOCK
 from forkd.sidecar import Source
-from forkd.store import FILE_MODE
 
 _TRIES = 16
 _READ_SLICE = 1024 * 1024

@@ -34,6 +34,7 @@ from forkd.messages import (
     Workers,
 )
 from forkd.reload import WORKERS_MAX
+from forkd.units import format_count
 
 ANSWER_TIMEOUT = 2.0
 """Seconds a worker may take to answer; its sessions are left out then."""
@@ -183,8 +184,9 @@ class Requests:
         if question.body.get("kicked"):
             question.asker.done({"kicked": True})
         elif question.silent:
+            silent = format_count(question.silent, "worker")
             question.asker.failed(
-                "busy", f"{question.silent} workers did not answer, the others have no such session"
+                "busy", f"{silent} did not answer, the others have no such session"
             )
         else:
             question.asker.failed("not-found", "there is no such session (any more)")

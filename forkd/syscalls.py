@@ -63,6 +63,12 @@ _prctl = _typed("prctl", _int, *[ctypes.c_ulong] * 4)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
+_RACES = 16
+"""Tries to resolve a path while renames elsewhere make the kernel give up (EAGAIN)."""
+_OUTSIDE = 4
+"""EXDEV is also what a file gives that is renamed out of the folder while it is opened, as every
+replaced one is: only what is outside every time is outside."""
+
 _HOW_SIZE = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
 _OPENAT2 = ctypes.c_long(_SYS_OPENAT2)
 
@@ -78,12 +84,15 @@ def open_beneath(dirfd: int, path: bytes, flags: int, mode: int = 0) -> int:
     EXDEV when the path would lead out, ELOOP for a loop of links.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-    for _ in range(16):
+    outside = 0
+    for _ in range(_RACES):
         fd: int = _syscall(_OPENAT2, _int(dirfd), _path(path), ctypes.byref(how), _HOW_SIZE)
         if fd >= 0:
             return fd
-        if ctypes.get_errno() not in (errno.EAGAIN, errno.EINTR):
-            break  # EAGAIN: a rename elsewhere raced with the resolution
+        error = ctypes.get_errno()
+        outside += error == errno.EXDEV
+        if error not in (errno.EAGAIN, errno.EINTR, errno.EXDEV) or outside == _OUTSIDE:
+            break
     raise _fail(path)
 
 

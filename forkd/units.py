@@ -66,6 +66,11 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def format_count(count: int, noun: str) -> str:
+    """(1, 'session') -> '1 session', (1200, 'session') -> '1,200 sessions'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """93784 -> '1d 02:03:04'."""
     whole = int(seconds)

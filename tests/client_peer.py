@@ -19,9 +19,11 @@ from pathlib import Path
 import msgspec
 
 from forkd import verbs
-from forkd.digest import BlockDigest, digest_of
+from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
 from forkd.errors import CODES, Refusal
 from forkd.protocol import BLOCK, INLINE_MAX, DataHead, Engine, Message, Role, Type, frame
+
+GET_FRAME = 3 << 20
 
 
 @dataclass
@@ -61,7 +63,12 @@ class Peer:
     refuse: dict[str, list[str]] = field(default_factory=dict)
     """op -> codes to refuse with, one after the other."""
     corrupt_gets: int = 0
-    """So many downloads get a wrong byte."""
+    """So many downloads get a wrong byte, their first one unless `corrupt_at` says another."""
+    corrupt_at: int = 0
+    tell_blocks: bool = True
+    """Whether downloads with `check` tell the digests of blocks on the way."""
+    commands: list[str] | None = None
+    """What the answer to auth says that one may run."""
     listing: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     """Folders that are listed with these entries, whatever is there."""
 
@@ -211,7 +218,8 @@ class _Talk:
         if self.peer.users.get(request.user) != request.password:
             raise Refusal("auth-failed", "wrong user name or password")
         self.user = request.user
-        self.reply(message.id, {"user": request.user, "permissions": [], "quota": None})
+        told = {} if self.peer.commands is None else {"commands": self.peer.commands}
+        self.reply(message.id, {"user": request.user, "permissions": [], "quota": None, **told})
 
     def _register(self, message: Message, request: verbs.Register) -> None:
         if request.user in self.peer.users:
@@ -396,19 +404,29 @@ class _Talk:
         sent = bytes(content)
         if sent and self.peer.corrupt_gets:
             self.peer.corrupt_gets -= 1
-            sent = bytes([sent[0] ^ 1]) + sent[1:]
+            at = min(self.peer.corrupt_at, len(sent) - 1)
+            sent = sent[:at] + bytes([sent[at] ^ 1]) + sent[at + 1 :]
         if len(sent) <= 65536:
             self.reply(message.id, {**head, **tail}, sent)
             return
         self.send(frame(Type.INTERIM, message.id, head))
         cut = self.peer.cut_get_at
-        if cut and len(sent) > cut[0]:
-            half = frame(Type.DATA, message.id, None, sent)
-            self.send(half[: 16 + cut.pop(0)])
-            raise _Cut
-        third = len(sent) // 3
-        self.send(frame(Type.DATA, message.id, None, sent[:third]))
-        self.send(frame(Type.DATA, message.id, None, sent[third:]))
+        ends = cut.pop(0) if cut and len(sent) > cut[0] else None
+        digest = BlockDigest() if request.check and self.peer.tell_blocks else None
+        told = 0
+        for at in range(0, len(sent), GET_FRAME):
+            piece = sent[at : at + GET_FRAME]
+            blocks = digest.blocks_after(told) if digest else b""
+            told += len(blocks) // DIGEST_SIZE
+            data = frame(Type.DATA, message.id, {"blocks": blocks.hex()} if blocks else None, piece)
+            if ends is not None and ends <= at + len(piece):
+                self.send(data[: len(data) - (at + len(piece) - ends)])
+                raise _Cut
+            self.send(data)
+            if digest:
+                digest.update(content[at : at + len(piece)])
+        if digest and (blocks := digest.blocks_after(told)):
+            tail["blocks"] = blocks.hex()
         self.reply(message.id, tail)
 
 

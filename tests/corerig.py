@@ -13,10 +13,11 @@ from forkd import syscalls
 from forkd.charged import ChargedTree
 from forkd.config import Config, Server, Storage
 from forkd.ledgerfile import DIRTY, LedgerFile, allocate
+from forkd.localtree import LocalTree
 from forkd.partials import Namer
 from forkd.quota import MappedLedger
 from forkd.reaper import reap
-from forkd.store import STAGING, LocalStore, LocalTree
+from forkd.store import STAGING, LocalStore
 from forkd.verify import compare
 
 ALICE = 1

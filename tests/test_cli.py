@@ -15,8 +15,12 @@ import pytest
 from masterrig import Daemon, cmdline, gone, wait_for
 
 import forkd
+from forkd.accounts import open_accounts
 from forkd.cli import Exit, main
+from forkd.config import load
+from forkd.demo import QUOTA
 from forkd.messages import Reload
+from forkd.quota import open_ledger
 
 
 @pytest.fixture
@@ -86,11 +90,23 @@ def test_an_address_in_use(daemon: Daemon) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_user_that_is_not_there(daemon: Daemon) -> None:
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_a_user_that_is_not_there(daemon: Daemon, command: str) -> None:
     daemon.write(server='user = "no-such-user"')
-    result = run("serve", "-c", str(daemon.file))
-    assert result.returncode == Exit.CANNOT_START
+    result = run(command, "-c", str(daemon.file))
+    assert result.returncode == Exit.BAD_CONFIG
     assert "server.user: there is no user 'no-such-user'" in result.stderr
+
+
+def test_a_warning_is_no_refusal(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.write('[commands.x]\nexec = ["no-such-program"]\n')
+    assert main(["check-config", "-c", str(daemon.file)]) == Exit.OK
+    said = capsys.readouterr()
+    assert said.out == f"{daemon.file}: ok, with 1 warning\n"
+    assert said.err.startswith(f"forkd: warning: {daemon.file}:")
+    assert "commands.x.exec: there is no program 'no-such-program'" in said.err
+    daemon.serve()
+    assert "no-such-program" in daemon.log.read_text()
 
 
 def detach(daemon: Daemon) -> int:
@@ -180,6 +196,20 @@ def assert_nobody(daemon: Daemon) -> None:
         assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
 
 
+def demo_limit(folder: Path) -> int | None:
+    config = load(str(folder / "forkd.toml"))
+    assert not config.log.transfers
+    accounts = open_accounts(config)
+    account = accounts.get("demo")
+    accounts.close()
+    assert account
+    ledger = open_ledger(config)
+    limit = ledger.usage(account.id).limit
+    ledger.file.close()
+    assert account.quota == limit
+    return limit
+
+
 def test_a_demo_serves_and_goes_on_with_its_data(tmp_path: Path) -> None:
     """The real rooms: an account is made, the second run keeps it."""
     folder = tmp_path / "demo"
@@ -199,6 +229,7 @@ def test_a_demo_serves_and_goes_on_with_its_data(tmp_path: Path) -> None:
                 line = process.stdout.readline()
                 assert line, "it ended"
                 lines.append(line)
+            assert demo_limit(folder) == QUOTA
             outputs.append(lines)
             os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
             assert process.wait(60) == 0

@@ -20,6 +20,7 @@ from client_peer import Peer, Stored, make_certificate
 
 from forkd import verbs
 from forkd.client import exits
+from forkd.client.bars import Bars
 from forkd.client.cli import build_parser
 from forkd.client.errors import printable
 from forkd.client.events import Finished, Moved, Planned, Started
@@ -103,10 +104,109 @@ def test_folders(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
     assert forkc("put", "-r", "t", f"{peer.base}/other").returncode == 0
     assert sorted(peer.files) == ["other/sub/f", "t/sub/f"]
     again = forkc("put", "-r", "t", peer.base)
-    assert "1 were there already" in again.stderr
+    assert "1 was there already" in again.stderr
     assert "sent 1 file" in forkc("put", "-r", "--all", "t", peer.base).stderr
     assert forkc("get", "-r", f"{peer.base}/t", "back").returncode == 0
     assert (tmp_path / "back" / "sub" / "f").read_bytes() == b"F"
+    again = forkc("get", "-r", f"{peer.base}/t", "back")
+    assert "got 0 files" in again.stderr, "the same command means the same"
+    again = forkc("put", "-r", "t", f"{peer.base}/other")
+    assert "sent 0 files" in again.stderr
+    assert sorted(peer.files) == ["other/sub/f", "t/sub/f"]
+    (tmp_path / "in").mkdir()
+    for target in (".", "in/", "in/.", "in/.."):
+        assert forkc("get", "-r", f"{peer.base}/other", target).returncode == 0
+    assert (tmp_path / "in" / "other" / "sub" / "f").exists()
+    assert (tmp_path / "other" / "sub" / "f").exists()
+    assert forkc("put", "-r", "t", f"{peer.base}/other/").returncode == 0
+    assert forkc("put", "-r", "t", "in", f"{peer.base}/other").returncode == 0
+    assert "other/t/sub/f" in peer.files
+    assert "other/in/other/sub/f" in peer.files
+
+
+def test_options_stand_anywhere(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "-f").write_bytes(b"F")
+    put = forkc("put", "-r", "e", "--json", peer.base, "-q")
+    assert (put.returncode, events(put.stdout)[-1]["files"]) == (0, 1)
+    (tmp_path / "-f").write_bytes(b"F")
+    assert forkc("put", "-q", "--", "-f", peer.base).returncode == 0
+    assert peer.files.keys() == {"e/-f", "-f"}
+    wrong = forkc("put", "e", "--bogus", peer.base)
+    assert (wrong.returncode, "--bogus" in wrong.stderr) == (exits.USAGE, True)
+    assert "usage: forkc put [OPTION...] FILE... URL\n" in forkc("put", "--help").stdout
+
+
+def test_several_addresses_go_on_after_a_failure(peer: Peer, forkc: Forkc) -> None:
+    peer.files |= {"a": Stored(b"1"), "b": Stored(b"2")}
+    addresses = [f"{peer.base}/{name}" for name in ("a", "nope", "b")]
+    told = forkc("stat", *addresses)
+    assert told.returncode == exits.SOME_FAILED
+    assert told.stdout.count("type   file") == 2
+    assert "not-found" in told.stderr
+    assert forkc("rm", *addresses).returncode == exits.SOME_FAILED
+    assert not peer.files
+    assert forkc("rm", *addresses).returncode == exits.REFUSED
+    assert forkc("rm", peer.base, FORKC_PASSWORD="wrong").returncode == exits.NO_LOGIN
+
+
+def test_what_one_may_run(peer: Peer, forkc: Forkc) -> None:
+    silent = forkc("run", peer.base)
+    assert (silent.returncode, "does not tell" in silent.stderr) == (exits.REFUSED, True)
+    peer.commands = ["df", "hello"]
+    assert forkc("run", peer.base).stdout == "df\nhello\n"
+    assert events(forkc("run", "--json", peer.base).stdout)[0]["commands"] == ["df", "hello"]
+    peer.commands = []
+    assert "no command that you may run" in forkc("run", peer.base).stderr
+
+
+def test_much_of_one_kind_is_folded(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    for i in range(30):
+        (tmp_path / "t" / f"link{i}").symlink_to("x")
+        (tmp_path / "t" / f"file{i}").write_bytes(b"x")
+    peer.refuse["put"] = ["denied"] * 25
+    put = forkc("put", "-r", "t", peer.base)
+    assert put.returncode == exits.SOME_FAILED
+    assert put.stderr.count("a symbolic link; left out") == 10
+    assert "… and 20 more symbolic links, left out" in put.stderr
+    assert put.stderr.count("(denied") == 11
+    assert "… and 15 more that failed (denied)" in put.stderr
+    assert put.stderr.rstrip().endswith("25 failed")
+    peer.files.clear()
+    peer.refuse["put"] = ["denied"] * 25
+    told = events(forkc("put", "-r", "--json", "t", peer.base).stdout)
+    assert len([event for event in told if event["event"] == "note"]) == 30, "programs get all"
+
+
+def test_failures_name_their_file_once(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_bytes(b"a")
+    peer.files |= {"d/a": Stored(b"a"), "d/b": Stored(b"b")}
+    peer.folders.add("d")
+    (tmp_path / "d" / "b").mkdir()
+    got = forkc("get", "-r", f"{peer.base}/d", "d")
+    assert got.returncode == exits.SOME_FAILED
+    assert "forkc: d/b: is a folder, not a file\n" in got.stderr
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "told"),
+    [
+        (int(39.2 * 2**20), 4 << 30, "39.2 MiB used of 4.0 GiB, 3.9 GiB free"),
+        (3, 1 << 40, "3 B used of 1.0 TiB, 1023.9 GiB free"),
+        (0, 1 << 30, "0 B used of 1.0 GiB, 1.0 GiB free"),
+        (1, 1, "1 B used of 1 B, 0 B free"),
+    ],
+)
+def test_what_is_free_is_rounded_down(
+    forkc: Forkc, peer: Peer, used: int, limit: int, told: str
+) -> None:
+    peer.files["f"] = Stored(bytes(used))
+    peer.limit = limit
+    shown = forkc("quota", peer.base).stdout
+    assert shown.startswith(told + "\n")
+    assert "running and interrupted uploads" in shown
 
 
 def test_looking_and_changing(peer: Peer, forkc: Forkc) -> None:
@@ -144,10 +244,13 @@ def test_each_failure_has_its_status(peer: Peer, forkc: Forkc, tmp_path: Path) -
     assert forkc("put", peer.base).returncode == exits.USAGE
     assert forkc("quota", "forkd+plain://alice@127.0.0.1:1").returncode == exits.LOST
     assert forkc("quota", peer.base, FORKC_PASSWORD="wrong").returncode == exits.NO_LOGIN
+    (tmp_path / "g").write_bytes(b"1")
     peer.limit = 3
     assert forkc("put", "f", peer.base).returncode == exits.QUOTA_FULL
+    assert forkc("put", "g", "f", peer.base).returncode == exits.SOME_FAILED
+    peer.limit = 0
+    assert forkc("put", "--all", "g", "f", peer.base).returncode == exits.QUOTA_FULL
     peer.limit = None
-    (tmp_path / "g").write_bytes(b"1")
     peer.refuse["put"] = ["denied"]
     assert forkc("put", "f", "g", peer.base).returncode == exits.SOME_FAILED
     peer.cut_after_requests = [0] * 10
@@ -290,14 +393,39 @@ def on_a_terminal(args: list[str], env: dict[str, str], cwd: Path) -> tuple[int,
         os.close(ours)
 
 
+def shown_lines(drawn: str) -> list[str]:
+    """What was drawn, line by line, without colours and movements."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn))
+
+
+@pytest.mark.parametrize("width", [20, 40, 79, 80, 109, 110, 200])
+def test_bars_fit_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    bars = Bars()
+    size = 1023 << 30
+    bars.event(Planned(12345, 3 * size))
+    for name in ("a", "é" * 300):
+        bars.event(Started(name, size, 0))
+        bars.event(Moved(name, size - 1))
+    bars.done()
+    lines = [line for line in shown_lines(capsys.readouterr().err) if "/s" in line or "%" in line]
+    assert lines
+    assert all(len(line) <= width for line in lines), lines
+
+
 def test_bars_on_a_terminal(peer: Peer, env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(BIG)
     peer.cut_put_at = [BLOCK + 1]
     status, drawn = on_a_terminal(["put", "big", peer.base], env, tmp_path)
     assert status == 0
     text = drawn.decode()
-    for expected in ("big", "of 8.0 MiB", "of 1 files", "trying again", "sent 1 file"):
+    for expected in ("big", "/8.0 MiB", "trying again", "sent 1 file"):
         assert expected in text
+    assert "1 files" not in text
+    assert not [line for line in shown_lines(text) if len(line) > 80 and "━" in line]
     status, drawn = on_a_terminal(["put", "nope", peer.base], env, tmp_path)
     assert status == exits.REFUSED
 
@@ -382,13 +510,12 @@ def test_ctrl_c_and_the_same_command_again(
 
 
 def test_an_interrupted_get_leaves_its_part(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
-    long = random.Random(6).randbytes(17 << 20)
+    long = random.Random(6).randbytes(21 << 20)
     peer.files["f"] = Stored(long)
-    peer.cut_after_requests = [2] + [0] * 10  # stat, first range
+    peer.cut_get_at = [20 << 20]
     first = forkc("get", "--attempts", "0", f"{peer.base}/f", "f")
     assert first.returncode == exits.LOST
     assert Path(part_path(str(tmp_path / "f"))).exists()
-    peer.cut_after_requests = []
     second = forkc("get", f"{peer.base}/f", "f")
     assert "from 16.0 MiB on" in second.stderr
     assert (tmp_path / "f").read_bytes() == long
@@ -437,7 +564,7 @@ def test_a_script_in_the_shell(peer: Peer, forkc: Forkc, tmp_path: Path) -> None
 
 def test_the_end_of_input_ends_the_shell(peer: Peer, forkc: Forkc) -> None:
     ran = forkc("shell", peer.base, stdin="quota")
-    assert (ran.returncode, ran.stdout) == (0, "0 B used, no limit\n")
+    assert (ran.returncode, ran.stdout[:19]) == (0, "0 B used, no limit\n")
 
 
 def test_log_in_and_register_in_the_shell(peer: Peer, forkc: Forkc, env: dict[str, str]) -> None:
@@ -446,6 +573,45 @@ def test_log_in_and_register_in_the_shell(peer: Peer, forkc: Forkc, env: dict[st
     assert peer.users["bob"] == "builder-2"
     assert "auth-failed" in ran.stderr, "alice's log-in failed, and the shell went on"
     assert "bob is registered" in ran.stderr
+
+
+def test_a_script_without_a_password_registers(
+    peer: Peer, forkc: Forkc, env: dict[str, str]
+) -> None:
+    del env["FORKC_PASSWORD"]
+    script = "ls\npasswd\nregister bob\nbuilder-1\npasswd\nbuilder-1\nbuilder-2\nput x\nquit\n"
+    ran = forkc("shell", peer.base, stdin=script)
+    assert ran.stderr.count("log in first") == 2
+    assert peer.users["bob"] == "builder-2"
+    assert "bob is registered and logged in" in ran.stderr
+    assert "the password is changed" in ran.stderr
+    assert ran.returncode == exits.REFUSED, "there is no x"
+    named = forkc("shell", peer.base, stdin="register eve\nls\n", FORKC_PASSWORD="apple-12")
+    assert peer.users["eve"] == "apple-12"
+    assert "eve is registered" in named.stderr
+
+
+def test_get_and_put_in_the_shell_take_a_target(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    peer.files["f"] = Stored(b"F")
+    (tmp_path / "here").mkdir()
+    script = "get f local\nget f here\nput local remote\nmkdir d\nput local remote -t d\nrm f no\n"
+    (tmp_path / "remote").write_bytes(b"R")
+    ran = forkc("shell", peer.base, stdin=script)
+    assert ran.returncode == exits.SOME_FAILED, ran.stderr
+    assert (tmp_path / "local").read_bytes() == b"F"
+    assert (tmp_path / "here" / "f").read_bytes() == b"F"
+    assert peer.files.keys() == {"remote", "d/local", "d/remote"}
+
+
+def test_a_wrong_old_password_logs_nobody_out(
+    peer: Peer, forkc: Forkc, env: dict[str, str]
+) -> None:
+    env["FORKC_NEW_PASSWORD"] = "chess-9"
+    script = "login\nwonderland\npasswd\nwrong\nquota\n"
+    del env["FORKC_PASSWORD"]
+    ran = forkc("shell", peer.base, stdin=script)
+    assert "auth-failed" in ran.stderr
+    assert "0 B used" in ran.stdout
 
 
 def test_no_server_no_shell(forkc: Forkc) -> None:
@@ -546,6 +712,38 @@ def test_a_person_in_the_shell(peer: Peer, terminal: Terminal, tmp_path: Path) -
     terminal.type("help\n")
     terminal.expect("quit")
     terminal.type("\x04")
+    assert terminal.process.wait(30) == 0
+
+
+def test_the_first_question_knows_how_to_leave(peer: Peer, terminal: Terminal) -> None:
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("help\n")
+    terminal.expect("r: make a new one; quit: leave")
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("quit\n")
+    assert terminal.process.wait(30) == 0
+
+
+def test_end_of_input_at_the_first_question(peer: Peer, terminal: Terminal) -> None:
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("\x04")
+    assert terminal.process.wait(30) == 0
+
+
+def test_a_shell_that_is_not_logged_in(peer: Peer, terminal: Terminal) -> None:
+    terminal.expect("(l)og in or (r)egister? [l] ")
+    terminal.type("\x03")
+    terminal.expect("(not logged in)> ")
+    terminal.type("passwd\n")
+    terminal.expect("log in first")
+    terminal.expect("(not logged in)> ")
+    terminal.type("\x03")
+    assert "goes on" not in terminal.expect("(not logged in)> ")
+    terminal.type("login\n")
+    terminal.expect("Password of alice")
+    terminal.type("\x03")
+    assert "goes on" not in terminal.expect("(not logged in)> ")
+    terminal.type("quit\n")
     assert terminal.process.wait(30) == 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from forkd.client.calls import Sink
 from forkd.client.connection import Connection
 from forkd.client.errors import LocalError, LostError, ProtocolError, RemoteError
 from forkd.client.wire import Wire
@@ -42,7 +43,7 @@ def ends() -> Iterator[Ends]:
         thread.join()
 
 
-class Collect:
+class Collect(Sink):
     def __init__(self) -> None:
         self.begun: list[bytes] = []
         self.content = b""

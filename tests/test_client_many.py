@@ -228,6 +228,7 @@ def test_hostile_names_do_not_leave_the_folder(
     plan = client.plan_get("", str(folder))
     client.get_many(plan)
     assert contents(tmp_path / "target") == {"inner/good": b"good"}
+    assert len(plan.failed) == (0 if name == "\ud83d" else 2)
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "target"])
 
 
@@ -238,7 +239,7 @@ def test_a_listing_without_an_end_of_depth(peer: Peer, client: Client, events: l
         path = f"{path}/x".lstrip("/")
     plan = client.plan_get("", "here")
     assert 100 < len(plan.folders) < 400
-    assert "folders deep; left out" in notes(events)
+    assert [failed.error for failed in plan.failed] == ["more than 200 folders deep"]
 
 
 def test_a_listing_that_is_none(peer: Peer, client: Client) -> None:
@@ -284,6 +285,43 @@ def test_remote_links(client: Client, peer: Peer, tmp_path: Path, events: list[E
     assert notes(events).count("left out") == 4
     plan = client.plan_get("t", str(tmp_path), follow=True)
     assert [(file.remote, file.size) for file in plan.files] == [("t/to-file", 3)]
+    assert [(failed.path, failed.code) for failed in plan.failed] == [("t/broken", "not-found")]
+
+
+def test_what_cannot_be_looked_into_has_failed(
+    client: Client, peer: Peer, tmp_path: Path, events: list[Event]
+) -> None:
+    top = tmp_path / "t"
+    top.mkdir()
+    (top / "file").write_bytes(b"f")
+    deep = os.open(top, os.O_RDONLY)
+    for _ in range(20):  # its path becomes longer than the system takes
+        os.mkdir("d" * 250, dir_fd=deep)
+        deeper = os.open("d" * 250, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = deeper
+    os.close(deep)
+    plan = client.plan_put(str(top), "t")
+    assert [failed.error for failed in plan.failed] == ["File name too long"]
+    plan = client.without_stored(plan)
+    summary = client.put_many(plan, PARENTS)
+    assert (summary.files, len(summary.failed), summary.left) == (1, 1, 0)
+    assert [event.path for event in events if isinstance(event, Finished) and event.error] == [
+        summary.failed[0].path
+    ]
+
+    peer.folders |= {"r", "r/open", "r/shut"}
+    peer.files["r/open/f"] = Stored(b"x")
+    peer.refuse["list"] = []
+    plan = client.plan_get("r", str(tmp_path / "r"))
+    assert not plan.failed
+    peer.folders.remove("r/shut")
+    peer.listing["r"] = [
+        {"name": name, "type": "folder", "size": 0, "mtime": 0.0} for name in ("open", "shut")
+    ]
+    plan = client.without_present(client.plan_get("r", str(tmp_path / "r")))
+    assert [(failed.path, failed.code) for failed in plan.failed] == [("r/shut", "not-found")]
+    assert [file.remote for file in plan.files] == ["r/open/f"]
 
 
 def test_a_folder_that_is_not_there(client: Client, tmp_path: Path) -> None:

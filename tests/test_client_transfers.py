@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,11 +19,14 @@ from forkd.client import (
     ChangedError,
     Client,
     Event,
+    File,
     KnownHosts,
     LocalError,
     LostError,
     Moved,
     Note,
+    Plan,
+    ProtocolError,
     PutOptions,
     QuotaError,
     RemoteError,
@@ -31,8 +36,8 @@ from forkd.client import (
     Url,
     VerifyError,
 )
-from forkd.client.download import RANGE
-from forkd.client.partfile import PartFile, part_path
+from forkd.client.download import Fetch, _Answer
+from forkd.client.partfile import PartFile, part_path, write_small
 from forkd.client.source import open_source
 from forkd.digest import digest_of
 from forkd.protocol import BLOCK, INLINE_MAX
@@ -298,20 +303,26 @@ def test_a_resume_in_one_process_reads_nothing_twice(big: Path) -> None:
 
 # down
 
-LONG = random.Random(2).randbytes(2 * RANGE + 100)
+LONG = random.Random(2).randbytes(8 * BLOCK + 100)
+
+
+def get_offsets(peer: Peer) -> list[int]:
+    return [get.offset for get in peer.requests if isinstance(get, verbs.Get)]
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_file_comes_in_ranges(peer: Peer, client: Client, tmp_path: Path, check: bool) -> None:
-    peer.files["f"] = Stored(LONG, 1_600_000_000.25)
+@pytest.mark.parametrize("size", [len(LONG), 2 * BLOCK])
+def test_a_file_comes_by_one_get(
+    peer: Peer, client: Client, tmp_path: Path, check: bool, size: int
+) -> None:
+    peer.files["f"] = Stored(LONG[:size], 1_600_000_000.25)
     target = tmp_path / "got"
     target.write_bytes(b"old")
-    assert client.get_file("f", str(target), check) == len(LONG)
-    assert target.read_bytes() == LONG
+    assert client.get_file("f", str(target), check) == size
+    assert target.read_bytes() == LONG[:size]
     assert target.stat().st_mtime == 1_600_000_000.25
     assert not [name for name in os.listdir(tmp_path) if "forkc-part" in name]
-    gets = [get for get in peer.requests if isinstance(get, verbs.Get)]
-    assert [get.offset for get in gets] == list(range(0, len(LONG), RANGE))
+    assert get_offsets(peer) == [0]
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -321,14 +332,66 @@ def test_a_tiny_file(peer: Peer, client: Client, tmp_path: Path, size: int) -> N
     assert (tmp_path / "got").read_bytes() == BIG[:size]
 
 
-def test_a_lost_download_keeps_what_is_verified(
+@pytest.mark.parametrize("check", [True, False])
+def test_a_lost_download_goes_on_after_the_last_proved_block(
+    peer: Peer, client: Client, tmp_path: Path, events: list[Event], check: bool
+) -> None:
+    peer.files["f"] = Stored(LONG)
+    peer.cut_get_at = [2 * BLOCK + 5 * (1 << 20), BLOCK + (1 << 20)]
+    client.get_file("f", str(tmp_path / "got"), check)
+    assert (tmp_path / "got").read_bytes() == LONG
+    assert peer.connections == 3
+    first, second, third = get_offsets(peer)
+    assert (first, second) == (0, 3 * BLOCK)
+    assert third == (3 if check else 4) * BLOCK, "what was not told is not proved"
+    assert offsets(events) == [first, second, third]
+
+
+def test_a_server_that_tells_no_blocks_is_believed_at_the_end(
+    peer: Peer, client: Client, tmp_path: Path
+) -> None:
+    peer.tell_blocks = False
+    peer.files["f"] = Stored(LONG)
+    peer.cut_get_at = [3 * BLOCK]
+    client.get_file("f", str(tmp_path / "got"))
+    assert (tmp_path / "got").read_bytes() == LONG
+    assert get_offsets(peer) == [0, 0]
+
+
+def test_a_line_that_proves_nothing_is_given_up(peer: Peer, client: Client, tmp_path: Path) -> None:
+    peer.tell_blocks = False
+    peer.files["f"] = Stored(LONG)
+    peer.cut_get_at = [3 * BLOCK] * 20
+    with pytest.raises(LostError):
+        client.get_file("f", str(tmp_path / "got"))
+    assert len(peer.cut_get_at) == 20 - (1 + EAGER.attempts)
+
+
+def test_a_wrong_byte_is_found_before_the_rest_comes(
     peer: Peer, client: Client, tmp_path: Path, events: list[Event]
 ) -> None:
     peer.files["f"] = Stored(LONG)
-    peer.cut_get_at = [5]
+    peer.corrupt_gets, peer.corrupt_at = 1, 2 * BLOCK + 7
     client.get_file("f", str(tmp_path / "got"))
     assert (tmp_path / "got").read_bytes() == LONG
-    assert peer.connections == 2
+    assert get_offsets(peer) == [0, 2 * BLOCK]
+    assert "f: bytes were changed on the way" in notes(events)
+
+
+@pytest.mark.parametrize("told", ["00" * 32, "00" * 31, "zz"])
+def test_digests_of_blocks_that_did_not_come(told: str, tmp_path: Path) -> None:
+    part = PartFile(str(tmp_path / "got"), "here")
+    client = Client("forkd+plain://alice@127.0.0.1:1")
+    fetch = Fetch(client._session, "f", part, check=True)
+    try:
+        with ThreadPoolExecutor(1) as fetch.helper:
+            answer = _Answer(fetch, 0)
+            answer.begin(b'{"size": 9000000, "mtime": 1, "offset": 0, "length": 9000000}')
+            answer.data(memoryview(bytes(1000)), b"")
+            with pytest.raises(ProtocolError):
+                answer.frame(f'{{"blocks": "{told}"}}'.encode())
+    finally:
+        part.close()
 
 
 def test_another_process_resumes_a_download(
@@ -339,17 +402,17 @@ def test_another_process_resumes_a_download(
     target = tmp_path / "got"
     half_way(peer, never, target)
     sidecar = msgspec.json.decode(Path(part_path(str(target)) + ".json").read_bytes())
-    assert sidecar["verified"] == RANGE
+    assert sidecar["verified"] == 4 * BLOCK
     with Client(peer.base, "wonderland", never) as client:
         client.get_file("f", str(target))
     assert target.read_bytes() == LONG
-    assert offsets(events) == [0, RANGE]
+    assert offsets(events) == [0, 4 * BLOCK]
     assert not Path(part_path(str(target)) + ".json").exists()
 
 
 def half_way(peer: Peer, settings: Settings, target: Path) -> None:
-    """A download that ends in its second range."""
-    peer.cut_after_requests = [1]
+    """A download that ends in its fifth block."""
+    peer.cut_get_at = [5 * BLOCK - 1]
     with Client(peer.base, "wonderland", settings) as client, pytest.raises(LostError):
         client.get_file("f", str(target))
     assert not target.exists()
@@ -399,6 +462,90 @@ def test_a_failed_download_leaves_nothing(peer: Peer, client: Client, tmp_path: 
     assert not [name for name in os.listdir(tmp_path) if name.startswith("got")]
     with pytest.raises(LocalError, match="No such file"):
         client.get_file("nope", str(tmp_path / "missing" / "got"))
+
+
+# targets that are no plain files
+
+
+@pytest.mark.parametrize("size", [3, len(LONG)])
+def test_devices_and_fifos_are_written_through(
+    peer: Peer, client: Client, tmp_path: Path, size: int
+) -> None:
+    peer.files["f"] = Stored(LONG[:size])
+    peer.cut_get_at = [5 * BLOCK + 1]
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    came: list[bytes] = []
+    reader = threading.Thread(target=lambda: came.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    assert client.get_file("f", str(fifo)) == size
+    reader.join(30)
+    assert came == [LONG[:size]]
+    assert fifo.is_fifo()
+    assert client.get_file("f", "/dev/null") == size
+    assert Path("/dev/null").is_char_device()
+    assert not [name for name in os.listdir(tmp_path) if "forkc-part" in name]
+
+
+def test_small_files_are_written_through(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    came: list[bytes] = []
+    reader = threading.Thread(target=lambda: came.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    write_small(str(fifo), b"content", 1.0)
+    reader.join(30)
+    assert came == [b"content"]
+    assert fifo.is_fifo()
+
+
+def test_a_device_that_gets_wrong_bytes_is_told(peer: Peer, client: Client) -> None:
+    peer.files["f"] = Stored(LONG)
+    peer.corrupt_gets = 1
+    with pytest.raises(LocalError, match="what was written is wrong"):
+        client.get_file("f", "/dev/null")
+    with pytest.raises(LocalError, match="No space left"):
+        client.get_file("f", "/dev/full")
+
+
+@pytest.mark.parametrize("size", [3, len(LONG)])
+def test_a_link_to_a_file_stays_a_link(
+    peer: Peer, client: Client, tmp_path: Path, size: int
+) -> None:
+    peer.files["f"] = Stored(LONG[:size])
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "file"
+    target.write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to("there/file")
+    client.get_many(Plan([File(str(link), "f", size, 0.0)]))
+    assert link.is_symlink()
+    assert target.read_bytes() == LONG[:size]
+    assert os.listdir(tmp_path / "there") == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "socket", "dangling", "loop"])
+@pytest.mark.parametrize("size", [3, INLINE_MAX + 1])
+def test_targets_that_are_refused(
+    peer: Peer, client: Client, tmp_path: Path, kind: str, size: int
+) -> None:
+    peer.files["f"] = Stored(LONG[:size])
+    target = tmp_path / kind
+    match kind:
+        case "folder":
+            target.mkdir()
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(str(target))
+        case "dangling":
+            target.symlink_to("nowhere")
+        case "loop":
+            target.symlink_to(target)
+    mode = target.lstat().st_mode
+    summary = client.get_many(Plan([File(str(target), "f", size, 0.0)]))
+    assert [failed.code for failed in summary.failed] == ["local"]
+    assert target.lstat().st_mode == mode
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_two_clients_do_not_write_one_part(peer: Peer, client: Client, tmp_path: Path) -> None:

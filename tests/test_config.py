@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from forkd import config
 from forkd.config import Command, Config
+from forkd.configrules import Flaw
 from forkd.errors import ConfigError
 from forkd.listen import ListenAddress
 
@@ -98,8 +100,8 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[serve]\n", "f.toml:1: serve: unknown key (server?)"),
-        ("source = 'x'\n", "f.toml:1: source: unknown key (storage?)"),
+        ("[serve]\n", "f.toml:1: unknown section [serve] ([server]?)"),
+        ("source = 'x'\n", "f.toml:1: source: stands in no section"),
         (
             "\n[limits]\nidle_timout = 1\n",
             "f.toml:3: limits.idle_timout: unknown key (idle_timeout?)",
@@ -107,10 +109,10 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("[server]\nzzz = 1\n", "f.toml:2: server.zzz: unknown key (known: workers, "),
         (
             "[server]\n# workers = 9\nworkers = 33\n",
-            "f.toml:3: server.workers: Expected 'int' <= 32",
+            "f.toml:3: server.workers: must be a whole number, 0 to 32",
         ),
-        ("[server]\nworkers = true\n", "f.toml:2: server.workers: Expected 'int', got 'bool'"),
-        ("[server]\nworkers = '3'\n", "f.toml:2: server.workers: Expected 'int', got 'str'"),
+        ("[server]\nworkers = true\n", "f.toml:2: server.workers: must be a whole number, 0 to 32"),
+        ("[server]\nworkers = '3'\n", "f.toml:2: server.workers: must be a whole number, 0 to 32"),
         ('[server]\nuser = "a\\u0000"\n', "f.toml:2: server.user: contains a NUL character"),
         ("[server]\nstate_dir = 'x'\n", "f.toml:2: server.state_dir: must be an absolute path"),
         ("[server]\nruntime_dir = 'x'\n", "f.toml:2: server.runtime_dir: must be an absolute"),
@@ -124,9 +126,15 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("[server]\ngraceful_timeout = []\n", "f.toml:2: server.graceful_timeout: a duration is"),
         ("server = 3\n", "f.toml:1: server: must be a table [server]"),
         ("[[server]]\n", "f.toml:1: server: must be a table [server]"),
-        ("server.workers = 99\n", "f.toml:1: server.workers: Expected 'int' <= 32"),
-        ("\nserver = { workers = 99 }\n", "f.toml:2: server.workers: Expected 'int' <= 32"),
-        ('["server"]\n"workers" = 99\n', "f.toml:2: server.workers: Expected 'int' <= 32"),
+        ("server.workers = 99\n", "f.toml:1: server.workers: must be a whole number, 0 to 32"),
+        (
+            "\nserver = { workers = 99 }\n",
+            "f.toml:2: server.workers: must be a whole number, 0 to 32",
+        ),
+        (
+            '["server"]\n"workers" = 99\n',
+            "f.toml:2: server.workers: must be a whole number, 0 to 32",
+        ),
         ("[listen]\nnative = []\n", "f.toml:2: listen.native: names no address"),
         ("[listen]\nnative = ['a']\n", "f.toml:2: listen.native: 'a' is not host:port"),
         ("[listen]\nnative = 'a'\n", "f.toml:2: listen.native: must be a list of texts"),
@@ -135,11 +143,24 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
             "[listen]\nnative = ['1.1.1.1:1', '1.1.1.1:1']\n",
             "f.toml:2: listen.native: names the same",
         ),
-        ("[tls]\nmode = 'on'\n", "f.toml:2: tls.mode: Invalid enum value 'on'"),
+        ("[tls]\nmode = 'on'\n", "f.toml:2: tls.mode: must be one of auto, files, off"),
+        ("workers = 3\n", "f.toml:1: workers: stands in no section ([server]?)"),
+        ("[storage2]\n", "f.toml:1: unknown section [storage2] ([storage]?)"),
+        ("[[nope]]\n", "f.toml:1: unknown section [nope] (known: [server], [listen], "),
+        ("[log]\nlevel = 'loud'\n", "f.toml:2: log.level: must be one of debug, info, warning, "),
+        ("[log]\ntransfers = 'no'\n", "f.toml:2: log.transfers: must be true or false"),
+        ("[log]\nfile = 1\n", "f.toml:2: log.file: must be a text, in quotes"),
+        ("[quota]\ndefault = 'x'\n", "f.toml:2: quota.default: 'x' is not a size"),
+        ("[limits]\nlogin_attempts = 1.5\n", "f.toml:2: limits.login_attempts: must be a whole "),
+        ("[register]\nquota = 'no'\n", "f.toml:2: register.quota: 'no' is not a size (exam"),
+        ("[register]\npermissions = ['read', 3]\n", "f.toml:2: register.permissions: must be a"),
         ("[tls]\nmode = 'files'\nkey = '/k'\n", "f.toml:1: tls.cert: must name a PEM file"),
         ("[tls]\ncert = 'c'\n", "f.toml:2: tls.cert: must be an absolute path"),
         ("[storage]\npath = 'srv'\n", "f.toml:2: storage.path: must be an absolute path"),
-        ("[storage]\ndurability = ''\n", "f.toml:2: storage.durability: Invalid enum value"),
+        (
+            "[storage]\ndurability = ''\n",
+            "f.toml:2: storage.durability: must be one of full, group, none",
+        ),
         ("[quota]\ndefault = 'much'\n", "f.toml:2: quota.default: 'much' is not a size"),
         ("[quota]\ndefault = -1\n", "f.toml:2: quota.default: a size is at least 0"),
         ("[quota]\ndefault = 1.5\n", "f.toml:2: quota.default: a size is a number of bytes"),
@@ -158,13 +179,13 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("\n[commands.df]\n", "f.toml:2: commands.df.exec: is missing"),
         (
             "[commands.df]\nexec = []\n",
-            "f.toml:2: commands.df.exec: Expected 'array' of length >= 1",
+            "f.toml:2: commands.df.exec: must not be empty: it is a list of texts",
         ),
         ("[commands.df]\nexec = ['']\n", "f.toml:2: commands.df.exec: must begin with a bare"),
         ("[commands.df]\nexec = ['./x']\n", "f.toml:2: commands.df.exec: must begin with a bare"),
         (
             "[commands.df]\nexec = 'df -h'\n",
-            "f.toml:2: commands.df.exec: Expected 'array', got 'str'",
+            "f.toml:2: commands.df.exec: must be a list of texts, such as",
         ),
         ('[commands.df]\nexec = ["a\\u0000"]\n', "f.toml:2: commands.df.exec: contains a NUL"),
         (
@@ -200,19 +221,67 @@ def test_all_problems_are_told_at_once() -> None:
             ["f.toml:2", "server.workers"],
             ["f.toml:3", "server.wrkrs"],
             ["f.toml:5", "quota.default"],
-            ["f.toml:6", "nope"],
+            ["f.toml:6", "unknown section [nope] (known"],
             ["f.toml:8", "commands.x.user"],
             ["f.toml:7", "commands.x.exec"],
         ]
     )
 
 
-def test_contradictions_are_told_together() -> None:
-    found = problems("[server]\ngroup = 'g'\n[limits]\nidle_timeout = 0\nlogin_timeout = 0\n")
-    assert [problem.split(": ")[1] for problem in found] == [
-        "limits.login_timeout",
-        "limits.idle_timeout",
-        "server.group",
+def test_problems_come_in_the_order_of_the_text() -> None:
+    found = problems("[limits]\nidle_timeout = 0\n[server]\nworkers = 'x'\ngroup = 'g'\n")
+    assert [problem.split(": ")[:2] for problem in found] == [
+        ["f.toml:2", "limits.idle_timeout"],
+        ["f.toml:4", "server.workers"],
+        ["f.toml:5", "server.group"],
+    ]
+
+
+def test_every_wrong_element_of_a_list_is_told() -> None:
+    found = problems("[listen]\nnative = ['a', '1.1.1.1:1', 'unix:b']\n")
+    assert len(found) == 2
+    assert "'a' is not host:port" in found[0]
+    assert "'unix:b'" in found[1]
+    assert len(problems("[register]\npermissions = ['fly', 'read', 'swim']\n")) == 2
+
+
+def test_files_mode_without_files_names_both() -> None:
+    found = problems("[tls]\nmode = 'files'\n[log]\nlevel = 1\n")
+    assert [problem.split(": ")[1] for problem in found] == ["tls.cert", "tls.key", "log.level"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[listen]\nnative = ['x']\n[metrics]\nlisten = '0.0.0.0:3675'\n",
+        "[server]\nuser = 1\ngroup = 'g'\n",
+        "[tls]\nmode = 'files'\ncert = 1\nkey = '/k'\n",
+        "listen = 1\n[metrics]\nlisten = '0.0.0.0:3675'\n",
+        "[commands]\ndf = 1\n",
+        "[commands.df]\nexec = 1\n",
+    ],
+)
+def test_a_wrong_value_has_no_consequences_that_are_told(text: str) -> None:
+    assert len(problems(text)) == 1
+
+
+def test_further_rules_are_told_with_the_rest() -> None:
+    def rule(read: Config) -> Iterator[Flaw]:
+        yield Flaw("log.file", f"is not liked at level {read.log.level}", ("log.level",))
+        yield Flaw("storage.path", "is not liked")
+
+    with pytest.raises(ConfigError) as refused:
+        config.parse("[log]\nfile = '/x'\nlevel = 'debug'\n[quota]\ndefault = 'x'\n", "f", rule)
+    assert [problem.split(": ")[1] for problem in refused.value.problems] == [
+        "storage.path",
+        "log.file",
+        "quota.default",
+    ]
+    with pytest.raises(ConfigError) as refused:
+        config.parse("[log]\nlevel = 'loud'\n[storage]\npath = 3\n", "f", rule)
+    assert [problem.split(": ")[1] for problem in refused.value.problems] == [
+        "log.level",
+        "storage.path",
     ]
 
 

@@ -29,7 +29,7 @@ from forkd import ctl, messages
 from forkd.accounts import open_accounts
 from forkd.admin import ask
 from forkd.admin.exits import CtlError, Exit
-from forkd.admin.render import age, printable, table
+from forkd.admin.render import age, flow, printable, table, table_within
 from forkd.admin.site import become_owner
 from forkd.admin.statusview import is_degraded, status_screen
 from forkd.control import Asker, ControlServer
@@ -286,6 +286,7 @@ def test_quota_tells_how_full_each_account_is(forkctl: Ctl) -> None:
     assert [account["used"] for account in forkctl.json("quota")] == [0, 512 * 1024]
     code, out, _ = forkctl("quota", "bob")
     assert (code, "50%" in out, "alice" in out) == (0, True, False)
+    assert out.endswith("USED includes RESERVED, the whole sizes of the uploads under way\n")
 
 
 @pytest.mark.parametrize(
@@ -366,9 +367,9 @@ def test_status_degraded(forkctl: Ctl) -> None:
 
 def test_status_understands_what_an_other_version_leaves_out() -> None:
     assert is_degraded({})
-    assert "?" in status_screen({}, 0.0)
+    assert "?" in status_screen({}, 0.0, 80)
     assert not is_degraded({"workers": [{"state": "serving"}], "new": 1})
-    assert "serving" in status_screen({"workers": [{"state": "serving"}]}, 0.0)
+    assert "serving" in status_screen({"workers": [{"state": "serving"}]}, 0.0, 80)
 
 
 def test_reload_shows_its_progress(forkctl: Ctl) -> None:
@@ -405,12 +406,49 @@ def test_a_broken_configuration_does_not_hide_the_daemon(forkctl: Ctl, text: str
     assert forkctl("status")[0] == 0
 
 
+BROKEN = "[server]\nthis is no TOML\n[listen]\nnative = ['unix:{0}/forkd.sock']\n"
+MOVED = "[server]\npidfile = '{0}/forkd.pid'\nruntime_dir = '{0}/elsewhere'\n"
+
+
+@pytest.mark.parametrize("text", [BROKEN, MOVED])
+def test_a_daemon_is_found_that_serves_this_very_file(forkctl: Ctl, text: str) -> None:
+    daemon = forkctl.serve(done(BODY | {"config": forkctl.config_path}))
+    Path(forkctl.config_path).write_text(text.format(forkctl.folder))
+    assert forkctl("status")[0] == 0
+    assert forkctl("reload")[0] == 0
+    assert daemon.asked[-1] == messages.Reload()
+
+
+@pytest.mark.parametrize(("text", "code"), [(BROKEN, 4), (MOVED, 3)])
+def test_a_daemon_of_another_file_is_not_taken_for_it(forkctl: Ctl, text: str, code: int) -> None:
+    daemon = forkctl.serve(done(BODY))
+    Path(forkctl.config_path).write_text(text.format(forkctl.folder))
+    assert forkctl("reload")[0] == code
+    assert messages.Reload() not in daemon.asked
+
+
+def test_where_nothing_is_certain_all_that_is_known_is_told(forkctl: Ctl) -> None:
+    path = Path(forkctl.config_path)
+    path.write_text(f"[server]\nruntime_dir = '{forkctl.folder}/no'\nworkers = 99\n")
+    code, out, err = forkctl("status")
+    assert (code, out) == (4, "")
+    problem, hint = err.splitlines()
+    assert problem.startswith(f"forkctl: {path}:3: server.workers: ")
+    assert f"no answer on {forkctl.folder}/no/control.sock" in hint
+    assert "--socket" in hint
+    path.write_text("[server\n")
+    code, _, err = forkctl("reload")
+    assert (code, "is not TOML" in err, "--socket" in err) == (4, True, True)
+    assert f"no answer on {configuration.Server().runtime_dir}/control.sock" in err
+
+
 def test_a_socket_can_be_named(forkctl: Ctl) -> None:
     daemon = forkctl.serve(done(BODY))
     os.rename(forkctl.config_path, forkctl.folder / "elsewhere")
     assert forkctl("status")[0] == 4
     assert forkctl("--socket", daemon.path, "status")[0] == 0
     assert forkctl("status", "--socket", daemon.path)[0] == 0
+    assert forkctl("status", "--socket", str(forkctl.folder))[0] == 0
 
 
 def test_sessions_are_listed_and_cannot_steer_the_terminal(forkctl: Ctl) -> None:
@@ -440,7 +478,7 @@ def test_sessions_that_are_missing_are_told(forkctl: Ctl) -> None:
     forkctl.serve(done({"sessions": [], "silent_workers": 1}))
     code, out, err = forkctl("sessions")
     assert (code, out) == (4, "0 sessions\n")
-    assert "1 workers did not answer" in err
+    assert "1 worker did not answer" in err
 
 
 def test_kick_and_workers(forkctl: Ctl) -> None:
@@ -622,6 +660,39 @@ def test_root_leaves_the_files_to_the_owner_of_the_state_folder() -> None:
 
 
 # -- text
+
+
+def test_status_fits_in_eighty_columns(forkctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = "/etc/forkd/forkd.toml:31: limits.max_sesions: unknown key (max_sessions?)"
+    worker = BODY["workers"][0] | {"pid": 4194303, "cpu_seconds": 812345.6, "sessions": 10_000}
+    body = BODY | {
+        "workers": [worker],
+        "listeners": ["0.0.0.0:3675", "[::]:3675", "unix:/run/forkd/forkd.sock"] * 2,
+        "totals": dict.fromkeys(("sessions", "transfers", "logins_failed", "bytes_up"), 10**9),
+        "last_reload": {"at": 2.0, "outcome": "failed", "message": f"{problem} (and 2 more)"},
+    }
+    forkctl.serve(done(body))
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = forkctl("status")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    told = " ".join(" ".join(lines).split())
+    for said in (problem, "(and 2 more)", "[::]:3675", "1,000,000,000", "4194303", "10000"):
+        assert said in told
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = forkctl("status")[1]
+    assert {"WORKER", "RESTARTS", "BEAT", "CPU"} <= set(wide.split())
+
+
+def test_lines_are_filled_and_words_stay_whole() -> None:
+    assert flow(["aa", "bb", "cc"], 7) == ["aa   bb", "cc"]
+    assert flow(["one two", "", "/a/long/path"], 5) == ["one", "two", "/a/long/path"]
+
+
+def test_columns_are_left_out_least_needed_first() -> None:
+    rows = [("1", "22", "333")]
+    assert table_within(10, ("A", "B", "C"), rows, "", "B A").splitlines()[0] == "A  B   C"
+    assert table_within(7, ("A", "B", "C"), rows, "", "B A").splitlines() == ["A  C", "1  333"]
+    assert table_within(1, ("A", "B", "C"), rows, "", "B A").splitlines() == ["C", "333"]
 
 
 def test_columns_are_aligned() -> None:

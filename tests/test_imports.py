@@ -16,7 +16,9 @@ PACKAGE = Path(__file__).parent.parent / "forkd"
 LAYERS = (
     ("errors", "units", "listen", "configlines", "title"),
     ("config", "syscalls", "scoreboard", "messages", "protocol", "verbs"),
-    ("accounts", "store", "quota", "partials", "names", "digest", "ledgerfile"),
+    ("bytelocks", "ledgerlayout", "tree"),
+    ("accounts", "localtree", "names", "digest", "ledgerfile", "sidecar"),
+    ("store", "quota", "partials"),
     ("transfer",),
     ("session",),
     ("doors",),
@@ -31,6 +33,7 @@ IMPURE = {"socket", "os", "time", "logging", "select", "selectors", "io", "threa
 
 UNKNOWN_TO_THE_MASTER = (
     *("session", "doors", "transfer", "transport", "store", "partials", "commit"),
+    *("tree", "localtree", "sidecar"),
     *("protocol", "verbs", "worker", "exporter", "keeper", "runner", "client"),
 )
 """It parses no byte from the network, and what it imports all its children carry."""

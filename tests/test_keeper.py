@@ -208,6 +208,27 @@ def test_an_object_that_vanishes_is_not_given_back_twice(
     assert place.charged == 500 == place.on_disk()
 
 
+def test_what_its_dead_owner_leased_last_is_left_to_the_reaper(
+    place: Place, round_of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was leased after the keeper had looked at the leases, then its process died."""
+    stage(place, "s2.1-1", 100)
+    real, looks = MappedLedger.leased, []
+
+    def leased(ledger: MappedLedger, account: int) -> set[bytes]:
+        found = real(ledger, account)
+        looks.append(account)
+        if len(looks) == 1:
+            MappedLedger(place.file, 2).claim(ALICE, b"s2.1-1", 100)
+        return found
+
+    monkeypatch.setattr(MappedLedger, "leased", leased)
+    round_of()
+    assert place.staged() == ["s2.1-1"]
+    place.reap(2)
+    assert (place.charged, place.staged()) == (0, [])
+
+
 def test_one_account_s_trouble_is_not_another_s(place: Place, round_of) -> None:
     MappedLedger(place.file, 0).adopt(2, 0)
     other = Path(place.storage) / ".forkd" / "2"

@@ -52,6 +52,17 @@ def test_human_lines(tmp_path: Path) -> None:
     assert path.read_text().split(" ", 1)[1] == 'WARNING odd path="a \\"b\\"" size=3\n'
 
 
+def test_a_list_is_told_item_by_item(tmp_path: Path) -> None:
+    problems = ["f:1: a is wrong", "f:2: b\n is too"]
+    for form, told in (("human", '="f:1: a is wrong; f:2: b\\n is too"'), ("json", None)):
+        log, path = make(tmp_path, format=form)
+        log.error("reload-failed", problems=problems)
+        log.close()
+        text = path.read_text()
+        path.unlink()
+        assert told in text if told else json.loads(text)["problems"] == problems
+
+
 def test_level_filters_events_but_not_transfers(tmp_path: Path) -> None:
     log, path = make(tmp_path, level="error")
     log.warning("unseen")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from masterrig import Daemon, children_of, cmdline, gone, wait_for
@@ -121,6 +123,27 @@ def test_a_reload_keeps_transfers_and_serves_anew(daemon: Daemon) -> None:
     assert daemon.status()["totals"]["restarts"] == 0
 
 
+def logged(daemon: Daemon) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in daemon.log.read_text().splitlines()]
+
+
+def test_a_reload_to_what_cannot_be_changes_nothing(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.serve()
+    before = pids(daemon)
+    daemon.file.write_text(
+        daemon.file.read_text().replace(str(daemon.log), f"{tmp_path}/no/log")
+        + '[commands.x]\nexec = ["no-such-program"]\n'
+    )
+    failed = daemon.refusal(Reload())
+    assert failed.code == "bad-config"
+    assert "log.file: the folder" in failed.message
+    assert pids(daemon) == before
+    daemon.write('[commands.x]\nexec = ["no-such-program"]\n')
+    notes = daemon.body(Reload())["notes"]
+    assert any(note.startswith("warning: ") and "no-such-program" in note for note in notes)
+    assert [e for e in logged(daemon) if e["event"] == "config" and "no-such" in e["warning"]]
+
+
 @pytest.mark.parametrize("case", ["config", "bind", "prepare", "worker"])
 def test_a_reload_that_fails_changes_nothing(daemon: Daemon, tmp_path: Path, case: str) -> None:
     daemon.serve()
@@ -147,7 +170,12 @@ def test_a_reload_that_fails_changes_nothing(daemon: Daemon, tmp_path: Path, cas
     assert pids(daemon) == before
     assert status["generation"] == 1
     assert status["last_reload"]["outcome"] == "failed"
-    assert status["last_reload"]["message"] == failed.message
+    first, *others = failed.message.splitlines()
+    more = f" (and {len(others)} more)" if others else ""
+    assert status["last_reload"]["message"] == first + more
+    assert len(others) == (case == "config")
+    (event,) = [e for e in logged(daemon) if e["event"] == "reload-failed"]
+    assert event["problems"] == [first, *others]
     session.order(b"bye")
     assert session.ended()
     assert daemon.connect().generation == 1

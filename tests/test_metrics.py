@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forkd.config import Log as LogSettings
 from forkd.ledgerfile import AccountCell
-from forkd.metrics import OTHERS, Usage, fullest
+from forkd.log import open_log
+from forkd.metrics import OTHERS, BoardCollector, Usage, fullest
+from forkd.scoreboard import Scoreboard
 
 
 def cell(name: str, charged: int, limit: int | None, reserved: int = 0) -> AccountCell:
     return AccountCell(1, name, charged, limit, reserved)
+
+
+def test_a_protocol_without_a_door_has_no_series(tmp_path: Path) -> None:
+    board = Scoreboard.create(str(tmp_path / "board"))
+    log = open_log(LogSettings())
+    collected = BoardCollector(board, list, 1, log).collect()
+    protocols = [
+        sample.labels["protocol"]
+        for family in collected
+        for sample in family.samples
+        if "protocol" in sample.labels
+    ]
+    assert set(protocols) == {"native"}
+    assert len(protocols) == 6
 
 
 def test_fullest_first_then_by_use() -> None:

@@ -6,6 +6,7 @@ import queue
 import select
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -15,23 +16,24 @@ from forkd.pool import Mailbox, Pool
 LONG = 30.0
 
 
-def threads() -> int:
-    return sum(thread.name == "forkd-pool" for thread in threading.enumerate())
-
-
-@pytest.fixture(autouse=True)
-def quick_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many threads there are more than before the test; they leave soon when idle."""
     monkeypatch.setattr(pool, "_IDLE_SECONDS", 0.05)
+    before = set(threading.enumerate())
+    return lambda: len(set(threading.enumerate()) - before)
 
 
-def none_left() -> None:
+def none_left(threads: Callable[[], int]) -> None:
     ends = time.monotonic() + LONG
     while threads():
         assert time.monotonic() < ends, "idle threads stay"
         time.sleep(0.01)
 
 
-def test_no_more_threads_than_allowed_and_every_task_runs() -> None:
+def test_no_more_threads_than_allowed_and_every_task_runs(
+    threads: Callable[[], int],
+) -> None:
     crew = Pool(3)
     gate = threading.Event()
     done: queue.Queue[int] = queue.Queue()
@@ -40,20 +42,24 @@ def test_no_more_threads_than_allowed_and_every_task_runs() -> None:
     assert threads() == 3
     gate.set()
     assert sorted(done.get(timeout=LONG) for _ in range(20)) == list(range(20))
-    none_left()
+    none_left(threads)
 
 
-def test_a_thread_is_used_again() -> None:
+def test_a_thread_is_used_again(
+    threads: Callable[[], int],
+) -> None:
     crew = Pool(8)
     done: queue.Queue[int] = queue.Queue()
     for number in range(30):
         crew.submit(lambda n=number: done.put(n))
         assert done.get(timeout=LONG) == number
         assert threads() <= 2  # one may still be between its task and its rest
-    none_left()
+    none_left(threads)
 
 
-def test_after_a_crowd_and_a_rest_every_task_still_runs() -> None:
+def test_after_a_crowd_and_a_rest_every_task_still_runs(
+    threads: Callable[[], int],
+) -> None:
     crew = Pool(2)
     done: queue.Queue[int] = queue.Queue()
     for _ in range(3):
@@ -61,11 +67,11 @@ def test_after_a_crowd_and_a_rest_every_task_still_runs() -> None:
             crew.submit(lambda n=number: done.put(n))
         for _ in range(40):
             done.get(timeout=LONG)
-        none_left()
+        none_left(threads)
         for number in range(40):
             crew.submit(lambda n=number: done.put(n))
             done.get(timeout=LONG)
-        none_left()
+        none_left(threads)
 
 
 def test_calls_are_made_in_order_on_the_thread_that_delivers() -> None:

@@ -13,7 +13,8 @@ from corerig import children, fork
 from forkd import store, syscalls
 from forkd.config import Config, Storage
 from forkd.errors import Refusal
-from forkd.store import LocalStore, LocalTree
+from forkd.localtree import LocalTree
+from forkd.store import LocalStore
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_readers_see_the_old_file_or_the_new_one(
     seen = set()
     with children() as pids:
         pids.append(fork(replace_for_ever))
-        for _ in range(500):
+        for _ in range(1500):
             found = tree.open_read((b"f",))
             content = os.read(found.fd, 10_000)
             os.close(found.fd)

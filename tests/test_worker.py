@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from children import LONG
+from corerig import children, fork
 from peer import DATA, ERROR, HEADER, INTERIM, NOTICE, REPLY, REQUEST, Peer, RefusedError, noise
 from workerrig import PASSWORD, Nest, nest_in, read_to_the_end, wait_for
 
+from forkd.accounts import open_accounts
 from forkd.messages import AccountChanged, Drain, Kick, ListSessions, SessionPage
+from forkd.units import Bytes
 
 
 @pytest.fixture
@@ -136,31 +141,26 @@ def test_clients_that_vanish_leave_nothing_open(nest: Nest, abruptly: bool) -> N
 # what one client can do to the others
 
 
-def test_a_flood_of_tiny_frames_starves_nobody(nest: Nest) -> None:
+@pytest.mark.parametrize("payload", [b"", b"x" * 8, b"x" * 112])
+def test_a_flood_of_tiny_frames_starves_nobody(nest: Nest, payload: bytes) -> None:
     uploader, other = nest.alice(), nest.alice()
-    size = 2 << 20
-    ident, _ = uploader.begin("up", size, tag="t")
-    frame = HEADER.pack(DATA, 0, 0, ident, 8) + b"x" * 8
-    flood = frame * 2000
-    over = threading.Event()
-    sent = [0]
+    ident, _ = uploader.begin("up", 512 << 20, tag="t")
+    flood = (HEADER.pack(DATA, 0, 0, ident, len(payload)) + payload) * 8000
+    read, poured = os.pipe()
 
     def pour() -> None:
-        while not over.is_set() and sent[0] + 16000 <= size:
+        while True:
             uploader.sock.sendall(flood)
-            sent[0] += 16000
+            os.write(poured, b".")
 
-    pouring = threading.Thread(target=pour)
-    pouring.start()
-    try:
-        for number in range(20):
+    with children() as pids:
+        pids.append(fork(pour))
+        for number in range(10):
+            os.read(read, 1)
             assert other.put(f"f{number}", b"x")["size"] == 1
-    finally:
-        over.set()
-        pouring.join()
-    uploader.data(ident, b"x" * (size - sent[0]), last=True)
-    assert uploader.read()[0] == REPLY
-    assert (nest.home / "up").read_bytes() == b"x" * size
+        os.read(read, 1)
+    os.close(read)
+    os.close(poured)
 
 
 def test_a_client_that_reads_no_answer_is_not_read_either(nest: Nest) -> None:
@@ -334,6 +334,31 @@ def test_every_durability_serves_alike(tmp_path: Path, durability: str) -> None:
         assert "session-failed" not in nest.log()
 
 
+@pytest.mark.parametrize("durability", ["group", "none"])
+def test_nobody_steps_a_session_that_is_in_a_job(tmp_path: Path, durability: str) -> None:
+    """Without durability, a put is answered within the step that begins the next request's job."""
+    with nest_in(tmp_path, durability=durability) as nest:
+        peer = nest.alice()
+        for number in range(1500):
+            (nest.home / f"some file {number}").touch()
+        frames, wanted = [], []
+        for number in range(10):
+            for kind in ("put", "list"):
+                ident = 100 + len(wanted)
+                path = f"f{number}" if kind == "put" else ""
+                meta = json.dumps({"op": kind, "path": path, "size": 1}).encode()
+                payload = b"x" if kind == "put" else b""
+                frames.append(HEADER.pack(REQUEST, 0, len(meta), ident, len(payload)))
+                frames.append(meta + payload)
+                wanted.append(ident)
+        peer.sock.sendall(b"".join(frames))
+        for ident in wanted:
+            content = peer.answer(ident)[1]
+            if (ident - 100) % 2:
+                assert len(content.splitlines()) == 1500 + (ident - 100) // 2 + 1
+        assert "session-failed" not in nest.log()
+
+
 def begin_after(peer: Peer, before: list[int], path: str, size: int) -> tuple[int, dict]:
     ident = peer.request({"op": "put", "path": path, "size": size, "tag": "t"})
     while True:
@@ -383,8 +408,6 @@ def test_a_kick_ends_a_session_in_any_state(nest: Nest) -> None:
 
 
 def test_an_account_that_is_switched_off_loses_its_sessions(nest: Nest) -> None:
-    from forkd.accounts import open_accounts
-
     peer = nest.alice()
     accounts = open_accounts(nest.config)
     accounts.change("alice", enabled=False)
@@ -394,21 +417,20 @@ def test_an_account_that_is_switched_off_loses_its_sessions(nest: Nest) -> None:
     accounts.close()
 
 
-def test_a_change_during_a_log_in_is_not_overlooked(nest: Nest) -> None:
+def test_a_change_during_a_log_in_is_not_overlooked(tmp_path: Path) -> None:
     """The record was read before the change, the session became the account's after it."""
-    from forkd.accounts import open_accounts
-
-    accounts = open_accounts(nest.config)
-    for quota in range(1000, 1005):
-        peer = nest.stranger()
-        login = peer.request({"op": "auth", "user": "alice", "password": PASSWORD})
-        account = accounts.change("alice", quota=quota)
-        nest.ledger.set_limit(account.id, "alice", quota)
-        nest.worker.link.send(AccountChanged("alice"))
-        peer.answer(login)
-        wait_for(lambda q=quota: nest.ledger.usage(1).limit == q)
-        assert peer.ask({"op": "quota"})[0]["limit"] == quota
-    accounts.close()
+    with nest_in(tmp_path, slow_login=True) as nest:
+        accounts = open_accounts(nest.config)
+        for quota in range(1000, 1004):
+            peer = nest.stranger()
+            login = peer.request({"op": "auth", "user": "alice", "password": PASSWORD})
+            time.sleep(0.01)  # most likely the record is read and the password being hashed
+            account = accounts.change("alice", quota=Bytes(quota))
+            nest.ledger.set_limit(account.id, "alice", quota)
+            nest.worker.link.send(AccountChanged("alice"))
+            peer.answer(login)
+            wait_for(lambda p=peer, q=quota: p.ask({"op": "quota"})[0]["limit"] == q)
+        accounts.close()
 
 
 def test_all_sessions_are_told_however_long_their_paths(nest: Nest) -> None:

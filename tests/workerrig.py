@@ -179,9 +179,11 @@ def wait_for(what: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def nest_in(folder: Path, **settings: Any) -> Iterator[Nest]:
+def nest_in(folder: Path, *, slow_login: bool = False, **settings: Any) -> Iterator[Nest]:
+    """A worker that serves; passwords are hashed in no time unless `slow_login`."""
     quick = partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
-    with mock.patch.object(passwords, "PasswordHasher", quick):
+    hasher = PasswordHasher if slow_login else quick
+    with mock.patch.object(passwords, "PasswordHasher", hasher):
         nest = Nest(folder, **settings)
     try:
         yield nest

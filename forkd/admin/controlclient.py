@@ -48,10 +48,14 @@ def ignore(_: str) -> None:
 
 
 class ControlClient:
-    """Speaks with the daemon whose control socket is at `path`; a connection for each request."""
+    """Speaks with the daemon whose control socket is at `path`; a connection for each request.
 
-    def __init__(self, path: str) -> None:
+    Where nobody serves that path, `search` is asked for another one; it raises CtlError for none.
+    """
+
+    def __init__(self, path: str, search: Callable[[str], str] | None = None) -> None:
         self.path = path
+        self._search = search
 
     def ask(
         self, request: ControlRequest, timeout: float | None = QUICK
@@ -119,6 +123,15 @@ class ControlClient:
                 os.close(master)
 
     def _connect(self) -> socket.socket:
+        try:
+            return self._connect_here()
+        except NotRunningError:
+            if self._search is None:
+                raise
+            self.path, self._search = self._search(self.path), None
+            return self._connect_here()
+
+    def _connect_here(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(QUICK)
         try:

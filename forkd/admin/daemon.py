@@ -10,15 +10,15 @@ from forkd import messages
 from forkd.admin import output
 from forkd.admin.controlclient import ignore
 from forkd.admin.exits import CtlError, Exit
-from forkd.admin.render import table
+from forkd.admin.render import table, terminal_width
 from forkd.admin.site import Site
 from forkd.admin.statusview import is_degraded, sessions_screen, status_screen
-from forkd.units import format_bytes
+from forkd.units import format_bytes, format_count
 
 
 def status(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
     body = site.control().call(messages.Status())
-    output.show(site.json, body, lambda: status_screen(body, time.time()))
+    output.show(site.json, body, lambda: status_screen(body, time.time(), terminal_width()))
     return Exit.FAILED if is_degraded(body) else Exit.OK
 
 
@@ -41,7 +41,9 @@ def sessions(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
     found = body.get("sessions", [])
     output.show(site.json, found, lambda: sessions_screen(found, time.time()))
     if silent := body.get("silent_workers"):
-        output.complain(f"{silent} workers did not answer; their sessions are missing here")
+        output.complain(
+            f"{format_count(silent, 'worker')} did not answer; its sessions are missing here"
+        )
         return Exit.CANNOT_TELL
     return Exit.OK
 
@@ -55,7 +57,7 @@ def kick(site: Site, args: argparse.Namespace) -> int:
 def workers(site: Site, args: argparse.Namespace) -> int:
     body = site.control().call(messages.Workers(args.count))
     count = body.get("workers", args.count)
-    output.show(site.json, body, lambda: f"{count} workers until the next reload")
+    output.show(site.json, body, lambda: f"{format_count(count, 'worker')} until the next reload")
     return Exit.OK
 
 

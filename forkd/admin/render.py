@@ -6,6 +6,8 @@ What comes from peers (paths, names) is escaped: a file's name must not steer a 
 from __future__ import annotations
 
 import datetime
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from forkd.units import format_bytes
@@ -23,6 +25,45 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: str = "
         ).rstrip()
         for line in lines
     )
+
+
+def table_within(
+    width: int,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: str = "",
+    spare: str = "",
+) -> str:
+    """A table of at most `width` characters, if it gets so narrow without the columns of `spare`.
+
+    `spare` names, separated by blanks, what may be left out, the least needed first.
+    """
+    kept = list(rows)
+    names = list(headings)
+    spares = iter(spare.split())
+    while True:
+        shown = table(names, kept, right)
+        if max(map(len, shown.splitlines())) <= width or not (out := next(spares, "")):
+            return shown
+        column = names.index(out)
+        names.pop(column)
+        kept = [[*row[:column], *row[column + 1 :]] for row in kept]
+
+
+def flow(items: Iterable[str], width: int, gap: str = "   ") -> list[str]:
+    """Lines of items; a line is longer than `width` only where a single word is."""
+    lines: list[str] = []
+    for item in filter(None, map(printable, items)):
+        if lines and len(lines[-1]) + len(gap) + len(item) <= width:
+            lines[-1] += gap + item
+        else:
+            lines += textwrap.wrap(item, width, break_long_words=False, break_on_hyphens=False)
+    return lines
+
+
+def terminal_width() -> int:
+    """Characters of a line: $COLUMNS, else the terminal's, else 80; never fewer than 80."""
+    return max(80, shutil.get_terminal_size((80, 24)).columns)
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> str:

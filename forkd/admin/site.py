@@ -1,8 +1,9 @@
 """Where the daemon is that forkctl speaks of: its configuration, its socket, its owner.
 
 Rules
-  1. A broken configuration must not keep forkctl from the daemon that still serves the last good
-     one: the socket's place is found in it as well as can be.
+  1. A broken or changed configuration must not keep forkctl from the daemon that still serves the
+     last good one.  Where the text names the socket's place, that is believed; any other place is
+     taken only where a daemon answers that serves this very file.
   2. Files in state_dir stay owned by its owner: root becomes that user before it touches one.
 """
 
@@ -17,13 +18,15 @@ from pathlib import Path
 
 from forkd import config as configuration
 from forkd import privileges
-from forkd.admin.controlclient import ControlClient
+from forkd.admin.controlclient import ControlClient, NotRunningError
 from forkd.admin.exits import CtlError, Exit
 from forkd.config import Config
 from forkd.errors import ConfigError, StartError
+from forkd.messages import Status
 
 SOCKET_NAME = "control.sock"
 CONFIG_VARIABLE = "FORKD_CONFIG"
+_NEIGHBOURS = re.compile(r"""(?:pidfile\s*=\s*["']|["']unix:)(/[^"'\n]+)["']""")
 _RUNTIME_DIR = re.compile(r"""^\s*runtime_dir\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 
 
@@ -51,8 +54,21 @@ class Site:
     def control(self) -> ControlClient:
         """The daemon's control socket.  Raises CtlError where its place cannot be told."""
         if self.socket_path is not None:
-            return ControlClient(self.socket_path)
-        return ControlClient(os.path.join(self._runtime_dir(), SOCKET_NAME))
+            inside = os.path.isdir(self.socket_path)
+            return ControlClient(_socket_in(self.socket_path) if inside else self.socket_path)
+        path = self._path()
+        if path is None:
+            return ControlClient(_socket_in(configuration.Server().runtime_dir))
+        try:
+            text, problems = configuration.read(path), []
+            folder: str | None = configuration.parse(text, path).server.runtime_dir
+        except ConfigError as error:
+            text, problems = _text_of(path), error.problems
+            folder = runtime_dir_in(text)
+        search = _Search(path, text, problems)
+        if folder is None:
+            return ControlClient(search(_socket_in(configuration.Server().runtime_dir)))
+        return ControlClient(_socket_in(folder), search)
 
     def _path(self) -> str | None:
         chosen = self.config_path or os.environ.get(CONFIG_VARIABLE)
@@ -60,32 +76,69 @@ class Site:
             return chosen
         return configuration.DEFAULT_PATH if os.path.exists(configuration.DEFAULT_PATH) else None
 
-    def _runtime_dir(self) -> str:
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Looks for the daemon of a configuration file where its usual socket does not answer."""
+
+    path: str
+    text: str
+    problems: list[str]
+
+    def __call__(self, tried: str) -> str:
+        """The control socket's path.  Raises CtlError; `tried` is where nobody answered."""
+        for place in dict.fromkeys((tried, *_hinted_sockets(self.text))):
+            if os.path.exists(place) and self._serves(place):
+                return place
+        if not self.problems:
+            raise NotRunningError(tried)
+        raise CtlError(
+            Exit.CANNOT_TELL,
+            *self.problems,
+            f"so it cannot be told whether forkd is running (no answer on {tried}); name its "
+            "control socket, or the folder it is in, with --socket PATH",
+        )
+
+    def _serves(self, place: str) -> bool:
         try:
-            return self.config().server.runtime_dir
+            served = ControlClient(place).call(Status()).get("config")
         except CtlError:
-            path = self._path()
-            assert path is not None  # the built-in defaults are not refused
-            try:
-                text = Path(path).read_text()
-            except (OSError, UnicodeDecodeError):
-                raise CtlError(
-                    Exit.CANNOT_TELL,
-                    f"{path}: cannot be read; name the daemon's with -c or --socket",
-                ) from None
-            return _runtime_dir_of(text)
+            return False
+        return isinstance(served, str) and os.path.realpath(served) == os.path.realpath(self.path)
 
 
-def _runtime_dir_of(text: str) -> str:
-    """server.runtime_dir in a text that is no good configuration."""
-    found: object = None
+def _socket_in(folder: str) -> str:
+    return os.path.join(folder, SOCKET_NAME)
+
+
+def _text_of(path: str) -> str:
+    """The text of a file that is no good configuration.  Raises CtlError."""
     try:
-        server = tomllib.loads(text).get("server")
-        found = server.get("runtime_dir") if isinstance(server, dict) else None
+        return Path(path).read_text(errors="replace")
+    except OSError as error:
+        raise CtlError(
+            Exit.CANNOT_TELL,
+            f"{path}: cannot be read: {error.strerror}; name the configuration with -c, or the "
+            "control socket with --socket",
+        ) from None
+
+
+def runtime_dir_in(text: str) -> str | None:
+    """server.runtime_dir by a text that is no good configuration; None where it cannot be told."""
+    try:
+        server = tomllib.loads(text).get("server", {})
     except tomllib.TOMLDecodeError:
         match = _RUNTIME_DIR.search(text)
-        found = match[1] if match else None
-    return found if isinstance(found, str) else configuration.Server().runtime_dir
+        return match[1] if match else None
+    default = configuration.Server().runtime_dir
+    found = server.get("runtime_dir", default) if isinstance(server, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _hinted_sockets(text: str) -> list[str]:
+    """Where control sockets would be beside the pidfile and the unix listeners of a text."""
+    folders = [os.path.dirname(found[1]) for found in _NEIGHBOURS.finditer(text)]
+    return [_socket_in(folder) for folder in folders]
 
 
 def become_owner(config: Config) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from forkd.admin.render import age, moment, printable, table
-from forkd.units import format_bytes, format_seconds
+from forkd.admin.render import age, flow, moment, printable, table, table_within
+from forkd.units import format_bytes, format_count, format_seconds
 
 Body = Mapping[str, Any]
 
@@ -35,6 +35,9 @@ _WORKERS = (
     "AGE",
     "BEAT",
 )
+_NUMBERS = "PID GEN SESSIONS XFERS RESTARTS CPU RSS AGE BEAT"
+_SPARE = "WORKER RESTARTS BEAT CPU AGE"
+_NAME_WIDTH = 14
 _SESSIONS = ("ID", "USER", "FROM", "SLOT", "TLS", "STATE", "FILE", "DONE", "AGE")
 
 
@@ -44,20 +47,20 @@ def is_degraded(body: Body) -> bool:
     return not serving or bool(body.get("backing_off"))
 
 
-def status_screen(body: Body, now: float) -> str:
-    """One screen of text; `now` in seconds since 1970."""
-    parts = ["\n".join([_headline(body), *_facts(body)])]
+def status_screen(body: Body, now: float, width: int) -> str:
+    """One screen of text, `width` characters wide; `now` in seconds since 1970."""
+    parts = ["\n".join([_headline(body), *_facts(body, width)])]
     workers = _dicts(body.get("workers"))
     if workers:
         rows = (_worker(worker, now) for worker in workers)
-        parts.append(table(_WORKERS, rows, "PID GEN SESSIONS XFERS RESTARTS CPU RSS AGE BEAT"))
+        parts.append(table_within(width, _WORKERS, rows, _NUMBERS, _SPARE))
     return "\n\n".join(parts)
 
 
 def sessions_screen(sessions: Iterable[Body], now: float) -> str:
     """The sessions as a table, and how many there are."""
     rows = [_session(session, now) for session in sessions]
-    count = f"{len(rows)} session{'' if len(rows) == 1 else 's'}"
+    count = format_count(len(rows), "session")
     return f"{table(_SESSIONS, rows, 'SLOT DONE AGE')}\n{count}" if rows else count
 
 
@@ -74,39 +77,39 @@ def _headline(body: Body) -> str:
     return printable(f"{left:<52}{'  '.join(right)}").rstrip()
 
 
-def _facts(body: Body) -> Iterator[str]:
-    for name, value in _named_facts(body):
-        if value:
-            yield f"  {name:<12}{printable(value)}"
+def _facts(body: Body, width: int) -> Iterator[str]:
+    for name, values in _named_facts(body):
+        for i, line in enumerate(flow(values, width - _NAME_WIDTH)):
+            yield f"  {'' if i else name:<{_NAME_WIDTH - 2}}{line}"
 
 
-def _named_facts(body: Body) -> Iterator[tuple[str, str]]:
+def _named_facts(body: Body) -> Iterator[tuple[str, Iterable[str]]]:
     yield "config", _config(body)
     if body.get("changed_on_disk"):
-        yield "", "changed on disk since (forkctl reload to apply)"
-    tls = f"   (tls {body['tls']})" if "tls" in body else ""
-    yield "listeners", "   ".join(map(str, _items(body.get("listeners")))) + tls
-    yield "helpers", "   ".join(_helper(helper) for helper in _dicts(body.get("helpers")))
+        yield "", ["changed on disk since (forkctl reload to apply)"]
+    tls = [f"(tls {body['tls']})"] if "tls" in body else []
+    yield "listeners", [*map(str, _items(body.get("listeners"))), *tls]
+    yield "helpers", map(_helper, _dicts(body.get("helpers")))
     if metrics := body.get("metrics"):
-        yield "metrics", f"http://{metrics}/metrics"
+        yield "metrics", [f"http://{metrics}/metrics"]
     workers = _dicts(body.get("workers"))
     sessions = sum(_number(worker, "sessions") for worker in workers)
     transfers = sum(_number(worker, "transfers") for worker in workers)
-    yield "sessions", f"{sessions}    transfers {transfers}"
+    yield "sessions", [f"{sessions}    transfers {transfers}"]
     yield "so far", _totals(body.get("totals"))
     yield "last reload", _reload(body.get("last_reload"))
     for post in _dicts(body.get("backing_off")):
-        yield "down", _down(post)
+        yield "down", [_down(post)]
 
 
-def _config(body: Body) -> str:
+def _config(body: Body) -> list[str]:
     path = str(body.get("config") or "built-in defaults")
     more = []
     if "generation" in body:
         more.append(f"generation {body['generation']}")
     if isinstance(loaded := body.get("loaded_at"), (int, float)):
         more.append(f"loaded {moment(loaded)}")
-    return f"{path}  {', '.join(more)}"
+    return [path, ", ".join(more)]
 
 
 def _helper(helper: Body) -> str:
@@ -115,14 +118,14 @@ def _helper(helper: Body) -> str:
     return f"{helper.get('role', '?')} pid {helper.get('pid') or '-'}{shown}"
 
 
-def _totals(totals: object) -> str:
+def _totals(totals: object) -> list[str]:
     if not isinstance(totals, dict):
-        return ""
-    return "   ".join(
+        return []
+    return [
         f"{words} {format_bytes(count) if name.startswith('bytes') else format(count, ',')}"
         for name, words in _TOTALS
         if isinstance(count := totals.get(name), int)
-    )
+    ]
 
 
 def _down(post: Body) -> str:
@@ -130,20 +133,23 @@ def _down(post: Body) -> str:
     again = _measured(post, "retry_in", lambda seconds: f"in {seconds:.1f} s")
     return (
         f"{post.get('what', '?')}: {post.get('reason', '?')} "
-        f"({post.get('failures', '?')} failures in a row, tried again {again})"
+        f"({_counted(post.get('failures'), 'failure')} in a row, tried again {again})"
     )
 
 
-def _reload(reload: object) -> str:
+def _counted(count: object, noun: str) -> str:
+    return format_count(count, noun) if isinstance(count, int) else f"? {noun}s"
+
+
+def _reload(reload: object) -> list[str]:
     if not isinstance(reload, dict) or not reload:
-        return ""
+        return []
     text = str(reload.get("outcome", ""))
     if isinstance(at := reload.get("at"), (int, float)):
         text += f"  {moment(at)}"
     if isinstance(took := reload.get("took"), (int, float)):
         text += f"  took {took:.2f} s"
-    message = str(reload.get("message") or "").replace("\n", "; ")
-    return f"{text}  {message}".strip()
+    return [text, str(reload.get("message") or "").replace("\n", "; ")]
 
 
 def _worker(worker: Body, now: float) -> tuple[str, ...]:

@@ -136,18 +136,23 @@ def quota(site: Site, args: argparse.Namespace) -> int:
             {key: fields[key] for key in ("name", "used", "reserved", "limit", "quota")}
             for fields in (_fields(book, account) for account in accounts)
         ]
-    headings = ("NAME", "USED", "LIMIT", "FULL", "UNDER WAY")
+    headings = ("NAME", "USED", "LIMIT", "FULL", "RESERVED")
     rows = [
         (account["name"], *_use(account), format_bytes(account["reserved"])) for account in found
     ]
     output.show(
         site.json,
         found,
-        lambda: render.table(headings, rows, "USED LIMIT FULL") if rows else _NOBODY,
+        lambda: (
+            f"{render.table(headings, rows, 'USED LIMIT FULL RESERVED')}\n{_LEGEND}"
+            if rows
+            else _NOBODY
+        ),
     )
     return Exit.OK
 
 
+_LEGEND = "USED includes RESERVED, the whole sizes of the uploads under way"
 _NOBODY = "there are no accounts; make one with forkctl user add NAME"
 
 
@@ -211,7 +216,7 @@ def _sheet(account: dict[str, Any]) -> str:
             ("permissions", _rights(account)),
             ("limit", limit + source),
             ("used", f"{used} ({account['used']} bytes), {full}"),
-            ("under way", format_bytes(account["reserved"])),
+            ("reserved", f"{format_bytes(account['reserved'])} of it, for uploads under way"),
             ("created", render.moment(account["created"])),
             ("password", f"changed {render.moment(account['password_changed'])}"),
         ]

@@ -27,6 +27,8 @@ class Login(Struct, frozen=True):
     user: str
     permissions: list[str] = []
     quota: QuotaReply | None = None
+    commands: list[str] | None = None
+    """The names that `run` takes from this user; None when the server does not tell."""
 
 
 class Offer(Struct, frozen=True):
@@ -53,10 +55,17 @@ class Head(Struct, frozen=True):
     length: int
 
 
+class Told(Struct, frozen=True):
+    """Any later frame of a download: SHA-256 values of whole blocks sent before it, joined."""
+
+    blocks: str = ""
+
+
 class Tail(Struct, frozen=True):
     """Last frame of a download: the digest of the bytes sent, when it was asked for."""
 
     digest: str | None = None
+    blocks: str = ""
 
 
 class Removed(Struct, frozen=True):

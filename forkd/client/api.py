@@ -12,13 +12,15 @@ thread; transfers of several files may use connections of their own beside it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from forkd.client.answers import Ended, Head, Login, Part, Removed, Stored, Welcome, decode
+from forkd.client.answers import Ended, Login, Part, Removed, Stored, Welcome, decode
+from forkd.client.calls import Sink
 from forkd.client.connection import Connection
+from forkd.client.copying import Copy
 from forkd.client.errors import LocalError
-from forkd.client.events import Note
+from forkd.client.events import nobody
 from forkd.client.listing import list_folder, stat_path
 from forkd.client.many import (
     Summary,
@@ -145,19 +147,13 @@ class Client:
 
         return self._session.run(get)
 
-    def read(self, path: str, write: Callable[[memoryview], None]) -> int:
+    def read(self, path: str, write: Callable[[memoryview], object], check: bool = True) -> int:
         """Hand a file's content to `write`, piece by piece; its size in bytes.
 
-        After a break it goes on where it was.  Raises LocalError when the file changed meanwhile.
+        After a break it goes on where it was.  Raises LocalError when the file changed meanwhile,
+        and, with `check`, at the end when bytes were wrong.
         """
-        copy = _Copy(write, self._session)
-
-        def action(connection: Connection) -> int:
-            request = Get(path=path, offset=copy.offset)
-            connection.wait(connection.call(request, sink=copy))
-            return copy.offset
-
-        return self._session.run(action)
+        return self._session.run(Copy(self._session, path, write, check, nobody))
 
     def get_file(self, path: str, local: str, check: bool = True) -> int:
         """Get a file, going on where an earlier attempt stopped; its size in bytes."""
@@ -169,11 +165,11 @@ class Client:
 
     def plan_put(self, folder: str, path: str, follow: bool = False) -> Plan:
         """What `put_many` has to do for a whole local folder."""
-        return plan_upload(folder, path, follow, self._note)
+        return plan_upload(folder, path, follow, self._session.tell)
 
     def plan_get(self, path: str, folder: str, follow: bool = False) -> Plan:
         """What `get_many` has to do for a whole remote folder."""
-        return plan_download(self._session, path, folder, follow, self._note)
+        return plan_download(self._session, path, folder, follow)
 
     def without_stored(self, plan: Plan) -> Plan:
         """An upload's plan without files that the server has with the same size and mtime."""
@@ -206,6 +202,12 @@ class Client:
 
     # commands
 
+    def commands(self) -> Sequence[str] | None:
+        """The names that `run` takes from this user; None when the server does not tell them."""
+        self._session.connection()
+        login = self._session.login
+        return login.commands if login else None
+
     def run(self, command: str, output: Output) -> Ended:
         """Run a command that the server's administrator named; its output as it comes."""
 
@@ -220,52 +222,22 @@ class Client:
             lambda connection: connection.wait(connection.call(request)).meta, again=again
         )
 
-    def _note(self, text: str) -> None:
-        self._session.tell(Note(text))
 
-
-class _Bytes:
+class _Bytes(Sink):
     """The sink of get_bytes."""
 
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def begin(self, _meta: bytes) -> None:
-        """What follows was asked for; nothing to prepare."""
-
     def data(self, view: memoryview, _meta: bytes) -> None:
         self.content += view
 
 
-class _Copy:
-    """The sink of read."""
-
-    def __init__(self, write: Callable[[memoryview], None], session: Session) -> None:
-        self._write = write
-        self._session = session
-        self._version: tuple[int, float] | None = None
-        self.offset = 0
-
-    def begin(self, meta: bytes) -> None:
-        head = decode(meta, Head)
-        if self._version not in (None, (head.size, head.mtime)):
-            raise LocalError("the file changed on the server while it was read")
-        self._version = (head.size, head.mtime)
-
-    def data(self, view: memoryview, _meta: bytes) -> None:
-        self._write(view)
-        self.offset += len(view)
-        self._session.progressed()
-
-
-class _Streams:
+class _Streams(Sink):
     """The sink of run."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
-
-    def begin(self, _meta: bytes) -> None:
-        """The command runs."""
 
     def data(self, view: memoryview, meta: bytes) -> None:
         self._output(decode(meta, Part).stream, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from forkd.client.api import JOBS
 from forkd.client.operations import Moving
@@ -78,6 +79,20 @@ def connection_options() -> argparse.ArgumentParser:
     group.add_argument("--json", action="store_true", help="one JSON object a line")
     group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")
     return common
+
+
+def mixed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse words in which options may stand anywhere before a `--`."""
+    cut = words.index("--") if "--" in words else len(words)
+    # parse_intermixed_args knows no "--"; behind a NUL, which is in no argument, none is an option
+    plain = [*words[:cut], *(f"\0{word}" for word in words[cut + 1 :])]
+    args = parser.parse_intermixed_args(plain)
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            setattr(args, name, value.removeprefix("\0"))
+        elif isinstance(value, list):
+            setattr(args, name, [text.removeprefix("\0") for text in value])
+    return args
 
 
 def _fingerprint(text: str) -> str:

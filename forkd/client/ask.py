@@ -23,6 +23,10 @@ class Passwords:
     def __init__(self, from_stdin: bool) -> None:
         self._from_stdin = from_stdin
 
+    def of_script(self) -> ScriptPasswords:
+        """The passwords of a script on standard input that these would be for."""
+        return ScriptPasswords(self._from_stdin)
+
     @property
     def ready(self) -> bool:
         """Whether a password is there without asking a person."""
@@ -30,27 +34,29 @@ class Passwords:
 
     def current(self, url: Url) -> str:
         """The password to log in with.  Raises PasswordError."""
-        return self._find("FORKC_PASSWORD", f"Password of {url.user} on {url.server}: ")
+        known = self._known("FORKC_PASSWORD")
+        return self._prompt(f"Password of {url.user} on {url.server}: ") if known is None else known
 
     def new(self, url: Url, variable: str) -> str:
         """A password to be set: asked for twice, or in the environment's `variable`."""
         prompt = f"New password of {url.user} on {url.server}: "
-        password = self._find(variable, prompt)
-        if self._from_stdin or variable in os.environ:
-            return password
+        known = self._known(variable)
+        if known is not None:
+            return known
+        password = self._prompt(prompt)
         if self._prompt("The same again: ") != password:
             raise PasswordError("the two passwords differ; nothing was changed")
         return password
 
-    def _find(self, variable: str, prompt: str) -> str:
-        if self._from_stdin:
-            password = sys.stdin.readline().rstrip("\r\n")
-            if not password:
-                raise PasswordError("standard input has no line with a password")
-            return password
-        if variable in os.environ:
-            return os.environ[variable]
-        return self._prompt(prompt)
+    def _known(self, variable: str) -> str | None:
+        """A password that is there without asking a person."""
+        return self._line() if self._from_stdin else os.environ.get(variable)
+
+    def _line(self) -> str:
+        password = sys.stdin.readline().rstrip("\r\n")
+        if not password:
+            raise PasswordError("standard input has no line with a password")
+        return password
 
     def _prompt(self, prompt: str) -> str:
         if not os.path.exists("/dev/tty") or not _has_terminal():
@@ -62,6 +68,15 @@ class Passwords:
         if not password:
             raise PasswordError("no password was given")
         return password
+
+
+class ScriptPasswords(Passwords):
+    """Passwords of a script: in the environment, else the script's next line."""
+
+    def _known(self, variable: str) -> str | None:
+        if not self._from_stdin and variable in os.environ:
+            return os.environ[variable]
+        return self._line()
 
 
 def _has_terminal() -> bool:

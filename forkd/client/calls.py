@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 from forkd.client.errors import ClientError, LocalError
 
 
-class Sink(Protocol):
-    """Takes the content of an answer.  `data` may keep nothing of the view."""
+class Sink(ABC):
+    """Takes the content of an answer."""
 
-    def begin(self, meta: bytes, /) -> None:
+    def begin(self, _meta: bytes, /) -> None:
         """The first frame of the answer came."""
+        return
 
+    def frame(self, _meta: bytes, /) -> None:
+        """A further frame begins, the last one (REPLY) excepted; its content follows."""
+        return
+
+    @abstractmethod
     def data(self, view: memoryview, meta: bytes, /) -> None:
-        """A piece of the content; `meta` is that of its frame."""
+        """A piece of the content; `meta` is that of its frame.  Nothing may be kept of the view."""
 
 
 class Call:
@@ -33,11 +39,17 @@ class Call:
         self.done = False
 
     def begin(self, meta: bytes) -> None:
-        """Note a frame of the answer; only the first one is told to the sink."""
+        """Note a frame of the answer."""
         if self.begun:
+            self._guard(lambda sink: sink.frame(meta))
             return
         self.begun = True
         self._guard(lambda sink: sink.begin(meta))
+
+    def end(self, meta: bytes) -> None:
+        """Note the last frame of the answer."""
+        if not self.begun:
+            self.begin(meta)
 
     def data(self, view: memoryview, meta: bytes) -> None:
         """Hand a piece of the content to the sink."""

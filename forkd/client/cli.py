@@ -6,13 +6,14 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 
 from forkd import __version__
 from forkd.client import exits
 from forkd.client.api import Client
-from forkd.client.arguments import add_moving, add_put_only, connection_options, moving
+from forkd.client.arguments import add_moving, add_put_only, connection_options, mixed, moving
 from forkd.client.ask import Passwords
 from forkd.client.errors import ClientError, UrlError
 from forkd.client.events import Note
@@ -33,6 +34,15 @@ The user may be left out: FORKC_USER, or the local user's name.
 The password is asked for, or taken from FORKC_PASSWORD, or with --password-stdin
 from the first line of standard input.
 
+"""
+
+_TARGETS = """\
+the target:
+  A target that ends in / or is . or .. takes everything under its own name;
+  so does the target of several sources. Any other target is the new name: of a
+  file, or with -r of the folder itself, whether it exists already (then what
+  it holds is kept) or not. A single file also goes into a folder that exists.
+  So the same command always means the same, and repeating it goes on.
 """
 
 
@@ -96,7 +106,7 @@ def _get(command: Command) -> int:
     if not texts or is_url(target):
         raise UrlError("get needs at least one address and the local file or folder it goes to")
     urls = [command.url(text) for text in texts]
-    status = exits.OK
+    statuses = []
     if len(urls) > 1 and not target.endswith("/"):
         target += "/"
     for server, group in groupby(urls, key=lambda url: url.at("")):
@@ -104,37 +114,34 @@ def _get(command: Command) -> int:
         try:
             paths = [url.path for url in group]
             if target == "-":
-                done = _print(operations.client, paths[0])
+                statuses.append(_print(operations.client, paths[0], command.args.check))
             else:
-                done = operations.get(paths, target, moving(command.args))
+                statuses.append(operations.get(paths, target, moving(command.args)))
         finally:
             operations.client.close()
-        status = status or done
-    return status
+    return exits.of_several(statuses)
 
 
-def _print(client: Client, path: str) -> int:
-    def write(view: memoryview) -> None:
-        sys.stdout.buffer.write(view)
-
-    client.read(path, write)
+def _print(client: Client, path: str, check: bool) -> int:
+    client.read(path, sys.stdout.buffer.write, check)
     sys.stdout.buffer.flush()
     return exits.OK
 
 
 def _on_each(action: Callable[[Operations, str, argparse.Namespace], int]) -> Handler:
-    """A command that does the same with every address it is given."""
+    """A command that does the same with every address it is given; one failure stops no other."""
 
     def handler(command: Command) -> int:
-        status = exits.OK
-        for text in command.args.what:
-            url = command.url(text)
-            operations = command.operations(url)
+        urls = [command.url(text) for text in command.args.what]
+        statuses = []
+        for server, group in groupby(urls, key=lambda url: url.at("")):
+            operations = command.operations(server)
             try:
-                status = status or action(operations, url.path, command.args)
+                actions = [partial(action, operations, url.path, command.args) for url in group]
+                statuses.append(operations.each(actions))
             finally:
                 operations.client.close()
-        return status
+        return exits.of_several(statuses)
 
     return handler
 
@@ -185,6 +192,8 @@ def _register(command: Command) -> int:
 def _run(command: Command) -> int:
     operations = command.operations(command.url(command.args.what))
     try:
+        if command.args.name is None:
+            return operations.commands()
         return operations.run(command.args.name)
     finally:
         operations.client.close()
@@ -214,16 +223,24 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, handler: Handler) -> argparse.ArgumentParser:
         made = commands.add_parser(
-            name, help=text, description=text, parents=[common], allow_abbrev=False
+            name,
+            help=text,
+            description=text,
+            parents=[common],
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.set_defaults(handler=handler)
         return made
 
     put = add("put", "send files and folders", _put)
+    put.usage = "forkc put [OPTION...] FILE... URL"
     put.add_argument("what", nargs="+", metavar="FILE... URL", help="files, then where they go")
     get = add("get", "get files and folders", _get)
+    get.usage = "forkc get [OPTION...] URL... DEST"
     get.add_argument("what", nargs="+", metavar="URL... DEST", help="DEST may be - for one file")
     for moves in (put, get):
+        moves.epilog = _TARGETS
         add_moving(moves)
     add_put_only(put)
     _add_small(add)
@@ -263,7 +280,26 @@ def _add_small(add: Callable[[str, str, Handler], argparse.ArgumentParser]) -> N
         made = add(name, text, handler)
         made.add_argument("what", metavar="URL")
         if name == "run":
-            made.add_argument("name", metavar="NAME")
+            made.add_argument(
+                "name", nargs="?", metavar="NAME", help="without one, lists those that one may run"
+            )
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; options may stand anywhere.  Exits when they make no sense."""
+    parser = build_parser()
+    made = _commands(parser).get(argv[0]) if argv else None
+    if made is None:
+        return parser.parse_args(argv)
+    args = mixed(made, argv[1:])
+    args.command = argv[0]
+    return args
+
+
+def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parsers of the commands: the one of all cannot mix options with several sources."""
+    [found] = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return found
 
 
 def make_screen(args: argparse.Namespace) -> Screen:
@@ -282,8 +318,7 @@ def make_screen(args: argparse.Namespace) -> Screen:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `forkc`; its exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     screen = make_screen(args)
     try:
         return int(args.handler(Command(args, screen)))
@@ -291,7 +326,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         screen.error(error_code(error), str(error))
         return exits.exit_code(error)
     except KeyboardInterrupt:
-        screen.error("interrupted", "interrupted; repeat the command to go on where it stopped")
+        resumes = args.command in ("put", "get")
+        hint = "; repeat the command to go on where it stopped" if resumes else ""
+        screen.error("interrupted", f"interrupted{hint}")
         return exits.INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has left; nothing more may be written, at exit neither

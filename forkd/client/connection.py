@@ -157,11 +157,6 @@ class Connection:
         """Queue the end of a stream."""
         self._queue(frame(Type.DATA, call.id, meta, flags=LAST))
 
-    def discard(self) -> None:
-        """Whatever still comes for the calls under way is thrown away."""
-        for call in self._calls.values():
-            call.sink = None
-
     # moving bytes
 
     def pump(self) -> None:
@@ -332,7 +327,10 @@ class Connection:
             self._finish(message, error)
             return
         call = self._call_of(message.id)
-        call.begin(message.meta)
+        if message.type is Type.REPLY:
+            call.end(message.meta)
+        else:
+            call.begin(message.meta)
         if message.payload:
             call.data(memoryview(message.payload), message.meta)
         if message.type is Type.REPLY:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from forkd.client.errors import ClientError
 from forkd.client.pipeline import Job, run_jobs
-from forkd.client.session import Session
+from forkd.client.session import Session, StoppedError
 
 Transfer = Callable[[Session], None]
 """A big transfer; it reports its own failure and raises only when its session failed."""
@@ -107,6 +107,8 @@ class _Crew:
     def _run(self, session: Session) -> None:
         try:
             _large_first(session, self._work)
+        except StoppedError:
+            pass  # by `abandon`: somebody else's error is on its way
         except BaseException as error:
             self._work.stop()
             with self._lock:

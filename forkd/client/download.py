@@ -1,18 +1,19 @@
-"""Downloads: small files pipelined, bigger ones in ranges that are proved one by one.
+"""Downloads: small files pipelined, each bigger one by a get of its own.
 
-A big file is asked for in ranges, a few at a time, so that the line never idles.  Every range
-carries the file's size and mtime: if they change, another version is there and the download starts
-again.  With `check`, every range has a digest; what is verified is what a resume builds upon.
+A get asks for everything that is missing.  Its head carries the file's size and mtime: if they are
+others than those of what is held, another version is there and the download starts again.  With
+`check`, the server tells the digests of whole blocks on the way, and that of the whole answer at
+its end; what is verified is what a resume builds upon.  A server that tells no blocks is believed
+at the end only.  Without `check`, what came counts as it is.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from forkd.client.answers import Head, Tail, decode
-from forkd.client.calls import Call
+from forkd.client.answers import Head, Tail, Told, decode
+from forkd.client.calls import Call, Sink
 from forkd.client.connection import Connection
 from forkd.client.errors import ClientError, ProtocolError, RemoteError, VerifyError, printable
 from forkd.client.events import Finished, Moved, Note, Started
@@ -20,12 +21,10 @@ from forkd.client.partfile import PartFile, write_small
 from forkd.client.pipeline import Job
 from forkd.client.session import Session
 from forkd.client.upload import Report, failure
-from forkd.digest import BlockDigest, digest_of
-from forkd.protocol import INLINE_MAX
+from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
+from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.verbs import Get
 
-RANGE = 16 << 20
-_DEPTH = 4
 _HASH_ALONE = 64 * 1024
 
 
@@ -33,50 +32,78 @@ class _OtherVersionError(ClientError):
     """The remote file is not the one whose beginning we hold."""
 
 
-class _Range:
-    """The sink of one range: bounded, written in place, hashed while it is written."""
+class _Answer(Sink):
+    """The sink of one get: bounded, written in place, hashed meanwhile, proved block by block."""
 
-    def __init__(self, fetch: Fetch, offset: int, length: int) -> None:
+    def __init__(self, fetch: Fetch, offset: int) -> None:
         self._fetch = fetch
         self._offset = offset
-        self._limit = offset + length
+        self._limit = offset
         self._digest = BlockDigest()
+        self._proved = 0
         self.end = offset
 
     def begin(self, meta: bytes) -> None:
         head = decode(meta, Head)
-        if head.offset != self._offset or head.length > self._limit - self._offset:
+        if head.offset != self._offset or head.offset + head.length != head.size:
             raise ProtocolError("the server sends another range than was asked for")
         self._fetch.met(head)
-        self._limit = head.offset + head.length
-        if self._limit != min(head.size, self._limit):
-            raise ProtocolError("the server sends a range beyond the file's end")
+        self._limit = head.size
+
+    def frame(self, meta: bytes) -> None:
+        if meta and self._fetch.check:
+            self._prove(decode(meta, Told).blocks)
 
     def data(self, view: memoryview, _meta: bytes) -> None:
+        fetch = self._fetch
         if self.end + len(view) > self._limit:
             raise ProtocolError("the server sends more than it said")
-        if not self._fetch.check:
-            self._fetch.part.write(view, self.end)
+        if not fetch.check:
+            fetch.part.write(view, self.end)
         elif len(view) < _HASH_ALONE:
             self._digest.update(view)
-            self._fetch.part.write(view, self.end)
+            fetch.part.write(view, self.end)
         else:
-            hashing = self._fetch.helper.submit(self._digest.update, view)
-            self._fetch.part.write(view, self.end)
+            hashing = fetch.helper.submit(self._digest.update, view)
+            fetch.part.write(view, self.end)
             hashing.result()
         self.end += len(view)
-        self._fetch.moved(len(view))
+        fetch.moved(len(view))
+        if not fetch.check:
+            fetch.proved(self.end // BLOCK * BLOCK)
 
     def verify(self, meta: bytes) -> None:
-        """The range is over.  Raises VerifyError when it is not what the server read."""
+        """The answer is over.  Raises VerifyError when it is not what the server read."""
         if self.end != self._limit:
             raise VerifyError(f"{self._fetch.shown}: the server sent less than it said")
-        if self._fetch.check and decode(meta, Tail).digest != self._digest.hexdigest():
-            raise VerifyError(f"{self._fetch.shown}: bytes were changed on the way")
+        if self._fetch.check:
+            tail = decode(meta, Tail)
+            self._prove(tail.blocks)
+            if tail.digest != self._digest.hexdigest():
+                raise self._wrong()
+        self._fetch.proved(self.end)
+
+    def _prove(self, told: str) -> None:
+        """Compare the digests that the server tells with our own."""
+        try:
+            blocks = bytes.fromhex(told)
+        except ValueError:
+            raise ProtocolError("the server tells digests that are none") from None
+        ours = self._digest.blocks_after(self._proved)
+        if len(blocks) % DIGEST_SIZE or len(blocks) > len(ours):
+            raise ProtocolError("the server tells digests of blocks that it has not sent")
+        for at in range(0, len(blocks), DIGEST_SIZE):
+            if blocks[at : at + DIGEST_SIZE] != ours[at : at + DIGEST_SIZE]:
+                raise self._wrong()
+            self._proved += 1
+            self._fetch.proved(self._offset + self._proved * BLOCK)
+
+    def _wrong(self) -> VerifyError:
+        return VerifyError(f"{self._fetch.shown}: bytes were changed on the way")
 
 
 class Fetch:
-    """One file in ranges: an action for `Session.run`, which repeats it after a break."""
+    """One file: an action for `Session.run`, which repeats it after a break."""
 
     def __init__(self, session: Session, path: str, part: PartFile, check: bool) -> None:
         self.part = part
@@ -85,7 +112,6 @@ class Fetch:
         self.helper: ThreadPoolExecutor
         self._session = session
         self._path = path
-        self._met: tuple[int, float] | None = None
 
     def __call__(self, connection: Connection) -> int:
         """Fetch what is missing; the file's size in bytes."""
@@ -97,69 +123,45 @@ class Fetch:
             except RemoteError as error:
                 if error.code != "bad-range" or not self.part.verified:
                     raise
-            # the ranges still under way belong to the old version: their answers are thrown away
-            connection.discard()
             self._session.tell(
                 Note(f"{self.shown}: it changed on the server; starting again from 0")
             )
             self.part.verified = 0
-            return self._fetch(connection)
+            self._session.recover()  # what still comes belongs to the end of the new version
+            return self._fetch(self._session.connection())
 
     def met(self, head: Head) -> None:
-        """A range's head came: it must be of the version that the others are of."""
+        """The answer's head came: it must be of the version whose beginning we hold."""
         version = (head.size, head.mtime)
-        if self._met == version:
-            return
-        if self._met is not None or (
-            self.part.verified and version != (self.part.size, self.part.mtime)
-        ):
+        if self.part.verified and version != (self.part.size, self.part.mtime):
             raise _OtherVersionError
-        self._met = version
         self.part.adopt(*version)
         self._session.tell(Started(self._path, head.size, self.part.verified))
 
     def moved(self, count: int) -> None:
         """Bytes came."""
-        self._session.progressed()
         self._session.tell(Moved(self._path, count))
 
+    def proved(self, end: int) -> None:
+        """Everything up to `end` need not be fetched again."""
+        if end > self.part.verified:
+            self._session.progressed()
+            self.part.advance(end)
+
     def _fetch(self, connection: Connection) -> int:
-        self._met = None
-        flight: deque[tuple[_Range, Call]] = deque()
-        ahead = self.part.verified
-        while True:
-            while self._may_ask(len(flight), ahead):
-                sink = _Range(self, ahead, RANGE)
-                request = Get(path=self._path, offset=ahead, length=RANGE, check=self.check)
-                flight.append((sink, connection.call(request, sink=sink)))
-                ahead += RANGE
-            if not flight:
-                break
-            try:
-                connection.pump()
-            finally:
-                self._settle(flight)
-        if self.part.verified != self.part.size:
-            raise VerifyError(f"{self.shown}: it is not as long as the server said")
+        offset = self.part.verified
+        answer = _Answer(self, offset)
+        request = Get(path=self._path, offset=offset, check=self.check)
+        call = connection.call(request, sink=answer)
+        while not call.done and call.error is None:
+            connection.pump()
+        if call.error is not None:  # what is still to come of it is not waited for
+            raise call.error
+        answer.verify(call.meta)
         return self.part.verified
 
-    def _settle(self, flight: deque[tuple[_Range, Call]]) -> None:
-        """Count in what is complete, also when the connection was lost right after it."""
-        while flight and (flight[0][1].done or flight[0][1].error is not None):
-            sink, call = flight.popleft()
-            if call.error is not None:
-                raise call.error
-            sink.verify(call.meta)
-            self.part.advance(sink.end)
 
-    def _may_ask(self, under_way: int, ahead: int) -> bool:
-        """Whether to ask for another range: before the first head came, only for the first one."""
-        if self._met is None:
-            return under_way == 0
-        return under_way < _DEPTH and ahead < self._met[0]
-
-
-class _Collect:
+class _Collect(Sink):
     """The sink of a small file."""
 
     def __init__(self) -> None:

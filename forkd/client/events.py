@@ -53,9 +53,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something a person would like to know: a reconnect, a restart, a skipped special file."""
+    """Something a person would like to know: a reconnect, a restart, a skipped special file.
+
+    `kind` is "link" or "special" for what a folder holds and is left out, else empty.
+    """
 
     text: str
+    kind: str = ""
 
 
 Event = Planned | Started | Moved | Finished | Note

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from forkd.client.ask import PasswordError
 from forkd.client.errors import (
     AuthError,
@@ -28,9 +30,9 @@ exit status:
   1    the server refused, or a file of this machine cannot be read or written
   2    the command line is wrong
   3    no connection, or it was lost and could not be had again
-  4    some of several files failed; the others are in place
+  4    some of several files or addresses failed; the others went well
   5    log-in failed
-  6    the account's quota does not suffice
+  6    the account's quota does not suffice, and nothing was done (if something was: 4)
   7    the server's certificate is not the expected one
   130  interrupted; the same command goes on where it stopped
 `forkc run` exits as the remote command did (128 + the signal that ended it)."""
@@ -43,6 +45,14 @@ _CODES: list[tuple[type[ClientError], int]] = [
     (LostError, LOST),
     (UrlError, USAGE),
 ]
+
+
+def of_several(statuses: Iterable[int]) -> int:
+    """The exit status of several undertakings that had these."""
+    found = set(statuses) or {OK}
+    if len(found) == 1:
+        return found.pop()
+    return SOME_FAILED if found & {OK, SOME_FAILED} else REFUSED
 
 
 def exit_code(error: ClientError) -> int:

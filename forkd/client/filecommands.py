@@ -7,9 +7,11 @@ import cmd
 import os
 import posixpath
 import shlex
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
-from forkd.client.arguments import add_moving, add_put_only, moving
+from forkd.client.arguments import add_moving, add_put_only, mixed, moving
 from forkd.client.errors import LocalError
 from forkd.client.operations import Operations
 
@@ -55,23 +57,29 @@ class FileCommands(cmd.Cmd):
                 parser.add_argument(*flag, action="store_true")
             else:
                 parser.add_argument(flag[0], nargs=flag[1] if len(flag) > 1 else None)
-        return parser.parse_args(words(line))
+        return mixed(parser, words(line))
 
     def path(self, text: str) -> str:
         """A remote path as typed -> below the account's folder."""
         whole = text if text.startswith("/") else f"/{self.cwd}/{text}"
         path = posixpath.normpath(whole).lstrip("/")
-        return _folder(path) if text.endswith("/") else path
+        return _folder(path) if text.rpartition("/")[2] in ("", ".", "..") else path
 
     def do_put(self, line: str) -> None:
-        """put [-r] [-L] [-p] [-j N] FILE... [-t TO]: send files, here or to the remote path TO"""
+        """put [-r] [-L] [-p] [-j N] FILE [TO] | FILE... TO | FILE... -t TO
+
+        Send files to the remote path TO; without TO, one file or folder into this remote folder.
+        """
         args = self._moving("put", line)
         sources = [os.path.expanduser(source) for source in args.what]
         target = self.path(args.to) if args.to else _folder(self.cwd)
         self.did(self.operations.put(sources, target, moving(args)))
 
     def do_get(self, line: str) -> None:
-        """get [-r] [-L] [-j N] PATH... [-t TO]: get files, here or to the local path TO"""
+        """get [-r] [-L] [-j N] PATH [TO] | PATH... TO | PATH... -t TO
+
+        Get files to the local path TO; without TO, one file or folder into this local folder.
+        """
         args = self._moving("get", line)
         paths = [self.path(path).rstrip("/") for path in args.what]
         self.did(self.operations.get(paths, os.path.expanduser(args.to or "./"), moving(args)))
@@ -82,8 +90,9 @@ class FileCommands(cmd.Cmd):
         self.operations.ls(self.path(args.path or ""), args.l)
 
     def do_stat(self, line: str) -> None:
-        """stat PATH: tell about a file or folder"""
-        self.operations.stat(self.path(self.parse("stat", line, ("path",)).path))
+        """stat PATH...: tell about files or folders"""
+        paths = self.parse("stat", line, ("path", "+")).path
+        self._each(paths, self.operations.stat)
 
     def do_cd(self, line: str) -> None:
         """cd [PATH]: go to a remote folder"""
@@ -111,8 +120,7 @@ class FileCommands(cmd.Cmd):
     def do_mkdir(self, line: str) -> None:
         """mkdir [-p] PATH...: make folders"""
         args = self.parse("mkdir", line, ("-p",), ("path", "+"))
-        for path in args.path:
-            self.operations.mkdir(self.path(path), args.p)
+        self._each(args.path, lambda path: self.operations.mkdir(path, args.p))
 
     def do_mv(self, line: str) -> None:
         """mv [-f] PATH TO: move or rename; -f replaces a file of that name"""
@@ -122,16 +130,19 @@ class FileCommands(cmd.Cmd):
     def do_rm(self, line: str) -> None:
         """rm [-r] PATH...: remove files, with -r folders"""
         args = self.parse("rm", line, ("-r",), ("path", "+"))
-        for path in args.path:
-            self.operations.rm(self.path(path), args.r)
+        self._each(args.path, lambda path: self.operations.rm(path, args.r))
 
     def do_quota(self, _line: str) -> None:
         """quota: tell what is used and free"""
         self.operations.quota()
 
     def do_run(self, line: str) -> None:
-        """run NAME: run a command that the server's administrator named"""
-        self.did(self.operations.run(self.parse("run", line, ("name",)).name))
+        """run [NAME]: run a command that the server's administrator named, or list those"""
+        name = self.parse("run", line, ("name", "?")).name
+        self.did(self.operations.commands() if name is None else self.operations.run(name))
+
+    def _each(self, paths: list[str], action: Callable[[str], int]) -> None:
+        self.did(self.operations.each([partial(action, self.path(path)) for path in paths]))
 
     def _moving(self, name: str, line: str) -> argparse.Namespace:
         parser = LineParser(prog=name, add_help=False, allow_abbrev=False)
@@ -140,4 +151,7 @@ class FileCommands(cmd.Cmd):
             add_put_only(parser)
         parser.add_argument("-t", "--to", metavar="TO")
         parser.add_argument("what", nargs="+")
-        return parser.parse_args(words(line))
+        args = mixed(parser, words(line))
+        if args.to is None and len(args.what) > 1:
+            args.to = args.what.pop()
+        return args

@@ -7,23 +7,20 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from forkd.client.answers import decode
-from forkd.client.calls import Call
+from forkd.client.calls import Call, Sink
 from forkd.client.connection import Connection
 from forkd.client.errors import ClientError, ProtocolError
 from forkd.client.pipeline import Job
 from forkd.verbs import Entry, List, Stat
 
 
-class _Lines:
+class _Lines(Sink):
     """The sink of a listing: one JSON line for each entry."""
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         self._rest = bytearray()
         self._decoder = msgspec.json.Decoder(Entry)
-
-    def begin(self, _meta: bytes) -> None:
-        """A listing's first frame says nothing about it."""
 
     def data(self, view: memoryview, _meta: bytes) -> None:
         self._rest += view

@@ -11,12 +11,14 @@ from functools import partial
 from forkd.client.answers import Stored
 from forkd.client.calls import Call
 from forkd.client.connection import Connection
+from forkd.client.copying import Copy
 from forkd.client.crew import Transfer, Work, run_crew
 from forkd.client.download import Fetch, SmallDownload
 from forkd.client.errors import ClientError, LocalError, LostError, TrustError
 from forkd.client.events import Finished, Planned
 from forkd.client.partfile import PartFile
 from forkd.client.pipeline import Job
+from forkd.client.place import Outlet, place_of
 from forkd.client.session import Session, StoppedError
 from forkd.client.source import open_source
 from forkd.client.tree import File, Plan
@@ -41,6 +43,7 @@ class Summary:
     """How many files went well and how much they hold, and which ones failed.
 
     `skipped` were at their destination already; `left` were not tried, because the quota is full.
+    `failed` has those too that the plan could not look into.
     """
 
     files: int = 0
@@ -57,9 +60,11 @@ class _Batch:
     def __init__(self, session: Session, plan: Plan) -> None:
         self.session = session
         self.work = Work((), ())
-        self.summary = Summary(skipped=plan.skipped)
-        self._planned = len(plan.files)
+        self.summary = Summary(skipped=plan.skipped, failed=list(plan.failed))
+        self._planned = len(plan.files) + len(plan.failed)
         self._lock = threading.Lock()
+        for end in plan.failed:
+            session.tell(end)
         session.tell(Planned(len(plan.files), plan.size, plan.skipped))
 
     def report(self, end: Finished, error: ClientError | None) -> None:
@@ -154,8 +159,15 @@ def download_plan(session: Session, plan: Plan, check: bool, jobs: int) -> Summa
 
 
 def download_file(session: Session, remote: str, local: str, check: bool) -> int:
-    """Get one file, resuming what is held of it; its size in bytes.  Raises ClientError."""
-    part = PartFile(local, str(session.url.at(remote)))
+    """Get one file, resuming what is held of it; its size in bytes.  Raises ClientError.
+
+    A link is followed; a device or FIFO is written through, without a part beside it.
+    """
+    place = place_of(local)
+    if place.stream:
+        with Outlet(place.path) as outlet:
+            return session.run(Copy(session, remote, outlet.write, check, session.tell))
+    part = PartFile(place.path, str(session.url.at(remote)))
     try:
         size = session.run(Fetch(session, remote, part, check))
         part.publish()

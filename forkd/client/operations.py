@@ -6,21 +6,24 @@ protocol has them, or local ones as Python has them.
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
 from forkd.client import exits
 from forkd.client.api import JOBS, Client
-from forkd.client.errors import ClientError, LocalError, RemoteError, printable
+from forkd.client.errors import AuthError, LocalError, RemoteError, printable
 from forkd.client.many import Summary
 from forkd.client.names import base, join, safe_name, to_remote
-from forkd.client.show import Screen
+from forkd.client.show import Screen, plural
 from forkd.client.tree import File, Plan
-from forkd.client.upload import PutOptions
+from forkd.client.upload import PutOptions, error_code
 from forkd.units import format_bytes, format_seconds
 from forkd.verbs import Entry
 
@@ -47,41 +50,40 @@ class Operations:
 
     def put(self, sources: Sequence[str], target: str, how: Moving) -> int:
         """Send files, and with `recursive` folders."""
-        self.client.connect()
-        into = len(sources) > 1 or target.endswith("/") or self._is_folder(target)
-        plan = Plan()
-        for source in sources:
-            name = to_remote(os.path.basename(os.path.realpath(source)))
-            path = join(target, name) if into else target.rstrip("/")
-            self._plan_source(plan, source, path, how)
-        single = len(plan.files) == 1 and not how.recursive
-        if not how.again and not single:
-            plan = self.client.without_stored(plan)
-        options = PutOptions(
-            check=how.check, replace=how.replace, parents=how.parents or how.recursive
-        )
-        began = time.monotonic()
-        try:
+        with self._progress():
+            self.client.connect()
+            plan = Plan()
+            for source in sources:
+                self._plan_source(plan, source, target, len(sources) > 1 or _into(target), how)
+            single = len(plan.files) == 1 and not how.recursive
+            if not how.again and not single:
+                plan = self.client.without_stored(plan)
+            options = PutOptions(
+                check=how.check, replace=how.replace, parents=how.parents or how.recursive
+            )
+            began = time.monotonic()
             summary = self.client.put_many(plan, options, how.jobs)
-        finally:
-            self.screen.done()
-        return self._ended("put", "sent", summary, began, single)
+        return self._ended("put", "sent", summary, began)
 
     def get(self, paths: Sequence[str], target: str, how: Moving) -> int:
         """Get files, and with `recursive` folders."""
-        into = len(paths) > 1 or target.endswith("/") or os.path.isdir(target)
-        plan = Plan()
-        for path in paths:
-            self._plan_remote(plan, path, target, into, how)
-        single = len(plan.files) == 1 and not how.recursive
-        if not how.again and not single:
-            plan = self.client.without_present(plan)
-        began = time.monotonic()
-        try:
+        with self._progress():
+            plan = Plan()
+            for path in paths:
+                self._plan_remote(plan, path, target, len(paths) > 1 or _into(target), how)
+            single = len(plan.files) == 1 and not how.recursive
+            if not how.again and not single:
+                plan = self.client.without_present(plan)
+            began = time.monotonic()
             summary = self.client.get_many(plan, how.check, how.jobs)
-        finally:
-            self.screen.done()
-        return self._ended("get", "got", summary, began, single)
+        return self._ended("get", "got", summary, began)
+
+    def each(self, actions: Iterable[Callable[[], int]]) -> int:
+        """Do all of them; a refused one does not hold up the others.
+
+        Raises what would stop the others as well: no connection, no log-in.
+        """
+        return exits.of_several([self._one(action) for action in actions])
 
     def ls(self, path: str, long: bool) -> int:
         """List a folder, or show one file, sorted by name."""
@@ -117,19 +119,32 @@ class Operations:
         """Remove a file or folder."""
         removed = self.client.remove(path, recursive)
         fields = {"command": "rm", **msgspec.to_builtins(removed)}
-        self.screen.summary(fields, f"removed {removed.files} files, {removed.folders} folders")
+        files, folders = plural(removed.files, "file"), plural(removed.folders, "folder")
+        self.screen.summary(fields, f"removed {files}, {folders}")
         return exits.OK
 
     def quota(self) -> int:
-        """Tell how much is used."""
+        """Tell how much is used, that which unfinished uploads hold included."""
         quota = self.client.quota()
         used = format_bytes(quota.used)
         if quota.limit is None:
             text = f"{used} used, no limit\n"
         else:
-            free = format_bytes(max(0, quota.limit - quota.used))
+            free = _free(max(0, quota.limit - quota.used))
             text = f"{used} used of {format_bytes(quota.limit)}, {free} free\n"
+        text += "(used includes what running and interrupted uploads hold)\n"
         self.screen.result(msgspec.to_builtins(quota), text)
+        return exits.OK
+
+    def commands(self) -> int:
+        """List the commands that one may run."""
+        names = self.client.commands()
+        if names is None:
+            raise LocalError("this server does not tell which commands one may run")
+        text = "".join(f"{printable(name)}\n" for name in names)
+        self.screen.result({"commands": list(names)}, text)
+        if not names:
+            self.screen.summary({}, "there is no command that you may run here")
         return exits.OK
 
     def run(self, command: str) -> int:
@@ -143,42 +158,55 @@ class Operations:
             return ended.status
         return 128 + (ended.signal or 0)
 
+    def _one(self, action: Callable[[], int]) -> int:
+        try:
+            return action()
+        except AuthError:
+            raise
+        except (RemoteError, LocalError) as error:
+            self.screen.error(error_code(error), str(error))
+            return exits.exit_code(error)
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.screen.done()
+
     def _is_folder(self, path: str) -> bool:
-        if not path.strip("/"):
-            return True
         try:
             return self.client.stat(path).type == "folder"
         except RemoteError:
             return False
 
-    def _plan_source(self, plan: Plan, source: str, path: str, how: Moving) -> None:
+    def _plan_source(self, plan: Plan, source: str, target: str, into: bool, how: Moving) -> None:
         try:
             info = os.stat(source)
         except OSError as error:
             raise LocalError.of(error, source) from None
-        if not os.path.isdir(source):
+        inside = join(target, to_remote(os.path.basename(os.path.realpath(source))))
+        if not stat.S_ISDIR(info.st_mode):
+            path = inside if into or self._is_folder(target) else target
             plan.files.append(File(source, path, info.st_size, info.st_mtime_ns / 1e9))
             return
         if not how.recursive:
             raise LocalError(f"{printable(source)}: is a folder (-r sends folders)")
-        below = self.client.plan_put(source, path, how.follow)
-        plan.files += below.files
-        plan.folders += below.folders
+        plan.add(self.client.plan_put(source, inside if into else target, how.follow))
 
     def _plan_remote(self, plan: Plan, path: str, target: str, into: bool, how: Moving) -> None:
         entry = self.client.stat(path)
         name = base(path)
-        local = os.path.join(target, safe_name(name)) if into and name else target
+        inside = os.path.join(target, safe_name(name)) if name else target
         if entry.type != "folder":
+            local = inside if into or os.path.isdir(target) else target
             plan.files.append(File(local, path, entry.size, entry.mtime))
             return
         if not how.recursive:
             raise LocalError(f"{printable(path) or '/'}: is a folder (-r gets folders)")
-        below = self.client.plan_get(path, local, how.follow)
-        plan.files += below.files
-        plan.folders += below.folders
+        plan.add(self.client.plan_get(path, inside if into else target, how.follow))
 
-    def _ended(self, command: str, verb: str, summary: Summary, began: float, single: bool) -> int:
+    def _ended(self, command: str, verb: str, summary: Summary, began: float) -> int:
         seconds = time.monotonic() - began
         fields: dict[str, object] = {
             "command": command,
@@ -190,28 +218,42 @@ class Operations:
             "seconds": round(seconds, 3),
         }
         took = f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds)
-        parts = [f"{verb} {_files(summary.files)}, {format_bytes(summary.size)} in {took}"]
+        parts = [f"{verb} {plural(summary.files, 'file')}, {format_bytes(summary.size)} in {took}"]
         if summary.skipped:
-            parts.append(f"{summary.skipped} were there already")
+            parts.append(f"{summary.skipped} {_were(summary.skipped)} there already")
         if summary.failed:
             parts.append(f"{len(summary.failed)} failed")
         if summary.left:
-            parts.append(f"{summary.left} were not tried")
+            parts.append(f"{summary.left} {_were(summary.left)} not tried")
         self.screen.summary(fields, "; ".join(parts))
-        return _status(summary, single)
+        return _status(summary)
 
 
-def _status(summary: Summary, single: bool) -> int:
-    error: ClientError | None = summary.first_error
-    if error is None:
+def _into(target: str) -> bool:
+    """Whether a target alone says that things go into it, under their own names."""
+    return target.rpartition("/")[2] in ("", ".", "..")
+
+
+def _status(summary: Summary) -> int:
+    if not summary.failed:
         return exits.OK
-    if single or summary.left or exits.exit_code(error) == exits.QUOTA_FULL:
-        return exits.exit_code(error)
-    return exits.SOME_FAILED
+    if summary.files or summary.skipped:
+        return exits.SOME_FAILED
+    return exits.of_several(
+        exits.QUOTA_FULL if failed.code == "quota" else exits.REFUSED for failed in summary.failed
+    )
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
+def _free(count: int) -> str:
+    """Bytes that are free, rounded down: nobody may be promised more than there is."""
+    unit = 1
+    while count >= unit * 1024 and unit < 1 << 40:
+        unit *= 1024
+    return format_bytes(math.floor(count * 10 / unit) * unit / 10)
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _line(entry: Entry, long: bool) -> str:

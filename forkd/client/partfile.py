@@ -23,7 +23,9 @@ from typing import TypeVar
 import msgspec
 
 from forkd.client.errors import LocalError, printable
+from forkd.client.place import Outlet, place_of
 from forkd.client.settings import write_atomically
+from forkd.protocol import BLOCK
 
 _SUFFIX = ".forkc-part"
 _NAME_MAX = 255
@@ -66,7 +68,7 @@ class PartFile:
         self._published = False
         self.size = found.size if found else None
         self.mtime = found.mtime if found else 0.0
-        self.verified = found.verified if found else 0
+        self.verified = _resumable(found) if found else 0
 
     def adopt(self, size: int, mtime: float) -> None:
         """The remote file is this one; what is held of another one is dropped."""
@@ -151,6 +153,11 @@ class PartFile:
             raise LocalError.of(error, self.target) from None
 
 
+def _resumable(found: _Sidecar) -> int:
+    """Where to go on: at the end of a block, or of the file."""
+    return found.verified if found.verified == found.size else found.verified // BLOCK * BLOCK
+
+
 def _open_locked(path: str) -> int:
     while True:
         try:
@@ -186,9 +193,14 @@ def to_ns(mtime: float) -> int:
 def write_small(target: str, data: bytes | bytearray, mtime: float) -> None:
     """Put a small file in place by rename.  It is not flushed: the server still has it.
 
-    Raises LocalError.
+    A device or FIFO is written through.  Raises LocalError.
     """
-    path = part_path(target)
+    place = place_of(target)
+    if place.stream:
+        with Outlet(place.path) as outlet:
+            outlet.write(memoryview(data))
+        return
+    path = part_path(place.path)
     mtime_ns = to_ns(mtime)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -200,7 +212,7 @@ def write_small(target: str, data: bytes | bytearray, mtime: float) -> None:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(fd)
-        os.rename(path, target)
+        os.rename(path, place.path)
     except OSError as error:
         with suppress(OSError):
             os.unlink(path)

@@ -47,12 +47,15 @@ class Shell(FileCommands):
     """One session.  `status` is the exit status: that of the last failed command of a script."""
 
     doc_header = "commands (help NAME tells more):"
+    free = frozenset({"help", "login", "register", "quit", "exit", "EOF", "pwd", "lcd", "lpwd"})
+    """What one may do without being logged in."""
 
     def __init__(self, command: Command, operations: Operations, url: Url) -> None:
         super().__init__(operations, url.path.rstrip("/"))
         self._command = command
         self._url = url
         self._interactive = sys.stdin.isatty()
+        self._passwords = command.passwords if self._interactive else command.passwords.of_script()
         self._logged_in = False
         self._ended = False
         self.status = exits.OK
@@ -62,31 +65,46 @@ class Shell(FileCommands):
     def begin(self) -> None:
         """Connect, and log in or register.  Raises ClientError when there is no server."""
         welcome = self.operations.client.connect()
-        if self._command.passwords.ready:
+        if self._passwords.ready:
             self._guarded(lambda: self._log_in(self._url.user))
             return
         if not self._interactive:
             return
         self._print(f"{welcome.server} on {self._url.server}, session {welcome.session}")
-        with suppress(EOFError, KeyboardInterrupt):
-            if welcome.register and self._asks_to_register():
-                self._guarded(lambda: self._register(""))
-            for _ in range(_LOGIN_TRIES):
-                if self._logged_in:
-                    return
-                user = input(f"User [{self._url.user}]: ").strip() or self._url.user
-                self._guarded(partial(self._log_in, user))
-        if not self._logged_in:
+        try:
+            self._first_questions(welcome.register)
+        except EOFError:
+            self._print("")
+            self._ended = True
+        except KeyboardInterrupt:
+            self._print("")
+        if not self._logged_in and not self._ended:
             self._print("not logged in; 'login' and 'register' are there to try again")
 
+    def _first_questions(self, register: bool) -> None:
+        if register and self._asks_to_register():
+            self._guarded(lambda: self._register(""))
+        for _ in range(_LOGIN_TRIES):
+            if self._logged_in or self._ended:
+                return
+            user = input(f"User [{self._url.user}]: ").strip() or self._url.user
+            self._guarded(partial(self._log_in, user))
+
     def _asks_to_register(self) -> bool:
-        answer = input("(l)og in or (r)egister? [l] ").strip().lower()
-        return answer.startswith("r")
+        while True:
+            answer = input("(l)og in or (r)egister? [l] ").strip().lower()
+            if answer in ("quit", "exit"):
+                self._ended = True
+            if answer in ("", "l", "login", "log in", "quit", "exit"):
+                return False
+            if answer in ("r", "register"):
+                return True
+            self._print("l: log in with an account; r: make a new one; quit: leave")
 
     def _log_in(self, user: str) -> int:
         self._logged_in = False
         url = self._url.as_user(user)
-        self.operations.client.log_in(user, self._command.passwords.current(url))
+        self.operations.client.log_in(user, self._passwords.current(url))
         self._url = url
         self._logged_in = True
         if self._interactive:
@@ -97,7 +115,7 @@ class Shell(FileCommands):
         if not user:
             user = input(f"New user's name [{self._url.user}]: ").strip() or self._url.user
         url = self._url.as_user(user)
-        password = self._command.passwords.new(url, "FORKC_PASSWORD")
+        password = self._passwords.new(url, "FORKC_PASSWORD")
         client = self.operations.client
         client.register(user, password)
         client.log_in(user, password)
@@ -112,29 +130,38 @@ class Shell(FileCommands):
         """Read and do commands until the end."""
         self._load_history()
         while not self._ended:
-            self.prompt = f"{self._url.user}:/{self.cwd}> " if self._interactive else ""
+            self.prompt = self._prompt()
             try:
                 self.cmdloop()
                 self._ended = True
             except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
                 self._print("")
         self._save_history()
+
+    def _prompt(self) -> str:
+        if not self._interactive:
+            return ""
+        return f"{self._url.user}:/{self.cwd}> " if self._logged_in else "(not logged in)> "
 
     def onecmd(self, line: str) -> bool:
         """Do one line; nothing that goes wrong ends the shell."""
         ended = False
+        name = self.parseline(line)[0] or ""
 
         def run() -> int:
             nonlocal ended
+            if not self._logged_in and name not in self.free and hasattr(self, f"do_{name}"):
+                raise UsageError(f"log in first: 'login' or 'register' ({name} needs an account)")
             ended = bool(cmd.Cmd.onecmd(self, line))
             return exits.OK
 
-        self._guarded(run)
-        if self._interactive:
-            self.prompt = f"{self._url.user}:/{self.cwd}> "
+        self._guarded(run, resumes=name in ("put", "get"))
+        self.prompt = self._prompt()
         return ended
 
-    def _guarded(self, action: Callable[[], int]) -> None:
+    def _guarded(self, action: Callable[[], int], resumes: bool = False) -> None:
         screen = self.operations.screen
         try:
             status = action()
@@ -149,7 +176,8 @@ class Shell(FileCommands):
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
-            screen.error("interrupted", "interrupted; the same command goes on where it stopped")
+            hint = "; the same command goes on where it stopped" if resumes else ""
+            screen.error("interrupted", f"interrupted{hint}")
             status = exits.INTERRUPTED
         if status and not self._interactive:
             self.status = status
@@ -176,18 +204,32 @@ class Shell(FileCommands):
     # commands around the session
 
     def do_login(self, line: str) -> None:
-        """login [USER]: log in, or become another user"""
+        """login [USER]: log in, or become another user
+
+        A script writes the password on its next line, unless FORKC_PASSWORD is set.
+        """
         self._log_in(self.parse("login", line, ("user", "?")).user or self._url.user)
 
     def do_register(self, line: str) -> None:
-        """register USER: make an account, and log in"""
+        """register USER: make an account, and log in
+
+        A script writes the password on its next line, unless FORKC_PASSWORD is set.
+        """
         self._register(self.parse("register", line, ("user",)).user)
 
     def do_passwd(self, _line: str) -> None:
         """passwd: change the password"""
-        passwords = self._command.passwords
-        old = passwords.current(self._url)
-        self.operations.client.passwd(old, passwords.new(self._url, "FORKC_NEW_PASSWORD"))
+        old = self._passwords.current(self._url)
+        new = self._passwords.new(self._url, "FORKC_NEW_PASSWORD")
+        try:
+            self.operations.client.passwd(old, new)
+        except AuthError as error:
+            if error.code != "auth-failed":
+                raise
+            self.operations.screen.error(error.code, str(error))  # and one stays logged in
+            self.did(exits.NO_LOGIN)
+            return
+        self.operations.screen.summary({"command": "passwd"}, "the password is changed")
 
     def do_quit(self, _line: str) -> bool:
         """quit: end the session"""

@@ -17,6 +17,7 @@ import msgspec
 
 from forkd.client.errors import printable
 from forkd.client.events import Event, Finished, Moved, Note, Planned, Started
+from forkd.client.folding import Folding
 from forkd.units import format_bytes, format_seconds
 
 _WINDOW = 10.0
@@ -43,7 +44,7 @@ class Screen(Protocol):
         """A remote command wrote something."""
 
     def done(self) -> None:
-        """The transfer is over: no bar after this, until the next one."""
+        """The transfer is over: no bar after this, until the next one; what was folded is told."""
 
 
 class Meter:
@@ -84,7 +85,8 @@ class Tally:
     def take(self, event: Event) -> None:
         """Count an event in."""
         if isinstance(event, Planned):
-            self.total_files, self.total = event.files, event.size
+            self.files, self.total_files = 0, event.files
+            self.done, self.total = 0, event.size
             self.skipped = event.skipped
         elif isinstance(event, Started):
             before = self.streams.get(event.path, (0, 0))[0]
@@ -116,7 +118,7 @@ class Tally:
         """One line about everything."""
         left = self.remaining()
         text = (
-            f"{self.files} of {self.total_files} files,"
+            f"{self.files} of {plural(self.total_files, 'file')},"
             f" {format_bytes(self.done)} of {format_bytes(self.total)},"
             f" {format_bytes(self.meter.rate())}/s"
         )
@@ -128,11 +130,19 @@ def on_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
+def plural(count: int, noun: str) -> str:
+    """1 -> "1 file", 2 -> "2 files"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Quiet:
     """Results and errors only."""
 
+    def __init__(self) -> None:
+        self._folding = Folding()
+
     def event(self, event: Event) -> None:
-        if isinstance(event, Finished) and event.error:
+        if isinstance(event, Finished) and event.error and self._folding.shows(event):
             self.error(event.code, f"{printable(event.path)}: {event.error}")
 
     def result(self, _fields: dict[str, object], text: str) -> None:
@@ -151,7 +161,8 @@ class Quiet:
         target.buffer.flush()
 
     def done(self) -> None:
-        """There is no bar."""
+        for line in self._folding.rest():
+            self._say(f"forkc: {line}")
 
     def _say(self, text: str) -> None:
         print(on_lines(text), file=sys.stderr, flush=True)
@@ -161,6 +172,7 @@ class Plain(Quiet):
     """Lines: notes, big files, every few seconds how far everything is."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._tally = Tally()
         self._said = time.monotonic()
@@ -170,7 +182,8 @@ class Plain(Quiet):
             self._tally.take(event)
             super().event(event)
             if isinstance(event, Note):
-                self._say(f"forkc: {event.text}")
+                if self._folding.shows(event):
+                    self._say(f"forkc: {event.text}")
             elif isinstance(event, Started):
                 of = f" from {format_bytes(event.offset)} on" if event.offset else ""
                 self._say(f"{printable(event.path)}: {format_bytes(event.size)}{of}")
@@ -182,6 +195,7 @@ class Plain(Quiet):
             self._say(text)
 
     def done(self) -> None:
+        super().done()
         self._tally = Tally()
 
     def _now_and_then(self) -> None:
@@ -195,6 +209,7 @@ class Json(Quiet):
     """One JSON object a line, on standard output."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._encode = msgspec.json.Encoder().encode
         self._tally = Tally()

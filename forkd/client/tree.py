@@ -2,7 +2,7 @@
 
 A plan is made before the first byte moves, so that progress has an end.  Symbolic links and special
 files are left out and told; with `follow`, links are followed, and loops are told apart by the
-folders on the way down.
+folders on the way down.  What should be moved and cannot be looked at has failed: the plan says so.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from forkd.client.errors import ClientError, LocalError, ProtocolError, RemoteError, printable
+from forkd.client.events import Finished, Listener, Note
 from forkd.client.listing import ListJob, stat_path
 from forkd.client.names import join, safe_name, to_remote
 from forkd.client.pipeline import run_jobs
 from forkd.client.session import Session
+from forkd.client.upload import failure
 from forkd.verbs import Entry
 
 MAX_DEPTH = 200
 SAME_TIME = 2e-6
 """Seconds that two modification times may differ and be the same: what a float loses."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,30 @@ class File:
 
 @dataclass(slots=True)
 class Plan:
-    """What is to be done.  `folders` are the remote or local folders that the files need."""
+    """What is to be done.  `folders` are the remote or local folders that the files need.
+
+    `failed` is what could not be looked at, told as if it had been tried.
+    """
 
     files: list[File] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: int = 0
+    failed: list[Finished] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    def add(self, other: Plan) -> None:
+        """Do all of the other plan too."""
+        self.files += other.files
+        self.folders += other.folders
+        self.skipped += other.skipped
+        self.failed += other.failed
 
-def plan_upload(top: str, remote: str, follow: bool, say: Say) -> Plan:
+
+def plan_upload(top: str, remote: str, follow: bool, tell: Listener) -> Plan:
     """Everything below the local folder `top`, to be put below `remote`.  Raises LocalError."""
     plan = Plan()
     todo: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(top, remote, ())]
@@ -65,12 +76,12 @@ def plan_upload(top: str, remote: str, follow: bool, say: Say) -> Plan:
         except OSError as error:
             if first:
                 raise LocalError.of(error, folder) from None
-            say(f"{printable(folder)}: {error.strerror}; left out")
+            plan.failed.append(failure(to_remote(folder), 0, LocalError.of(error, folder)))
             continue
         first = False
         identity = (here.st_dev, here.st_ino)
         if identity in above:
-            say(f"{printable(folder)}: a link that leads into itself; left out")
+            tell(Note(f"{printable(folder)}: a link that leads into itself; left out", "link"))
             continue
         plan.folders.append(target)
         below: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []
@@ -79,7 +90,7 @@ def plan_upload(top: str, remote: str, follow: bool, say: Say) -> Plan:
             if _is_folder(entry, follow):
                 below.append((entry.path, path, (*above, identity)))
             else:
-                _add_local(plan, entry, path, follow, say)
+                _add_local(plan, entry, path, follow, tell)
         todo.extend(reversed(below))
     return plan
 
@@ -91,29 +102,31 @@ def _is_folder(entry: os.DirEntry[str], follow: bool) -> bool:
         return False
 
 
-def _add_local(plan: Plan, entry: os.DirEntry[str], path: str, follow: bool, say: Say) -> None:
+def _add_local(
+    plan: Plan, entry: os.DirEntry[str], path: str, follow: bool, tell: Listener
+) -> None:
     shown = printable(entry.path)
     try:
         info = entry.stat(follow_symlinks=follow)
     except OSError as error:
-        say(f"{shown}: {error.strerror}; left out")
+        plan.failed.append(failure(to_remote(entry.path), 0, LocalError.of(error, entry.path)))
         return
     if stat.S_ISREG(info.st_mode):
         plan.files.append(File(entry.path, path, info.st_size, info.st_mtime_ns / 1e9))
     elif stat.S_ISLNK(info.st_mode):
-        say(f"{shown}: a symbolic link; left out (-L follows links)")
+        tell(Note(f"{shown}: a symbolic link; left out (-L follows links)", "link"))
     else:
-        say(f"{shown}: not a file; left out")
+        tell(Note(f"{shown}: not a file; left out", "special"))
 
 
 class _RemoteWalk:
     """Lists a remote folder and all below it, folder by folder, each listing leading to others."""
 
-    def __init__(self, follow: bool, say: Say) -> None:
+    def __init__(self, follow: bool, tell: Listener) -> None:
         self.plan = Plan()
         self.links: list[tuple[str, str]] = []
         self._follow = follow
-        self._say = say
+        self._tell = tell
 
     def look(self, remote: str, local: str, depth: int) -> ListJob:
         """The job that lists one folder."""
@@ -121,7 +134,7 @@ class _RemoteWalk:
         def missing(error: ClientError) -> None:
             if depth == 0:
                 raise error
-            self._say(f"{printable(remote)}: {error}; left out")
+            self.plan.failed.append(failure(remote, 0, error))
 
         return ListJob(remote, lambda entries: self._found(remote, local, depth, entries), missing)
 
@@ -135,7 +148,7 @@ class _RemoteWalk:
             try:
                 target = os.path.join(local, safe_name(entry.name))
             except ProtocolError as error:
-                self._say(f"{error}; left out")
+                self.plan.failed.append(failure(path, 0, error))
                 continue
             if entry.type == "folder" and depth < MAX_DEPTH:
                 below.append(self.look(path, target, depth + 1))
@@ -149,33 +162,35 @@ class _RemoteWalk:
         elif entry.type == "link" and self._follow:
             self.links.append((path, target))
         elif entry.type == "link":
-            self._say(f"{printable(path)}: a symbolic link; left out (-L follows links)")
+            shown = printable(path)
+            self._tell(Note(f"{shown}: a symbolic link; left out (-L follows links)", "link"))
         elif entry.type == "folder":
-            self._say(f"{printable(path)}: more than {MAX_DEPTH} folders deep; left out")
+            error = LocalError(f"more than {MAX_DEPTH} folders deep")
+            self.plan.failed.append(failure(path, 0, error))
         else:
-            self._say(f"{printable(path)}: not a file; left out")
+            self._tell(Note(f"{printable(path)}: not a file; left out", "special"))
 
 
-def plan_download(session: Session, remote: str, local: str, follow: bool, say: Say) -> Plan:
+def plan_download(session: Session, remote: str, local: str, follow: bool) -> Plan:
     """Everything below the remote folder, to be got below the local one.
 
-    Names that would lead out of the local folder are left out and told.  Of links, those to files
-    are followed; those to folders could go round for ever.  Raises what `list` raises for the
-    folder itself.
+    Names that would lead out of the local folder have failed.  Of links, those to files are
+    followed; those to folders could go round for ever.  Raises what `list` raises for the folder
+    itself.
     """
-    walk = _RemoteWalk(follow, say)
+    walk = _RemoteWalk(follow, session.tell)
     run_jobs(session, [walk.look(remote, local, 0)])
     plan = walk.plan
     for path, target in walk.links:
         try:
             entry = session.run(partial(stat_path, path=path))
         except RemoteError as error:
-            say(f"{printable(path)}: {error}; left out")
+            plan.failed.append(failure(path, 0, error))
             continue
         if entry.type == "file":
             plan.files.append(File(target, path, entry.size, entry.mtime))
         else:
-            say(f"{printable(path)}: a link to a folder; left out")
+            session.tell(Note(f"{printable(path)}: a link to a folder; left out", "link"))
     return plan
 
 
@@ -225,4 +240,4 @@ def _same(entry: Entry | None, file: File) -> bool:
 
 def _without(plan: Plan, there: Callable[[File], bool]) -> Plan:
     files = [file for file in plan.files if not there(file)]
-    return Plan(files, plan.folders, len(plan.files) - len(files))
+    return Plan(files, plan.folders, len(plan.files) - len(files), plan.failed)

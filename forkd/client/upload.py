@@ -244,8 +244,9 @@ Report = Callable[[Finished, ClientError | None], None]
 
 
 def failure(path: str, size: int, error: ClientError) -> Finished:
-    """How a file ended that failed."""
-    return Finished(path, size, error=str(error), code=error_code(error))
+    """How a file ended that failed.  Its name stands in `path`, not in `error` again."""
+    text = str(error).removeprefix(f"{printable(path)}: ")
+    return Finished(path, size, error=text, code=error_code(error))
 
 
 def error_code(error: ClientError) -> str:

@@ -15,8 +15,8 @@ from forkd.errors import Refusal, from_oserror
 from forkd.names import show
 from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
-from forkd.store import OpenFile, Parts
 from forkd.transfer import STEP_BYTES, Pace, Sender, ShortFileError
+from forkd.tree import OpenFile, Parts
 from forkd.verbs import Entry, Get
 
 SMALL = 64 * 1024

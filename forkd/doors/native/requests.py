@@ -11,7 +11,7 @@ from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.running import Running
 from forkd.doors.native.upload import StreamUpload
 from forkd.names import parse_file_path, parse_path
-from forkd.store import Parts
+from forkd.tree import Parts
 from forkd.verbs import (
     AnyRequest,
     Get,

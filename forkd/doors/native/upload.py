@@ -17,8 +17,8 @@ from forkd.partials import Staged
 from forkd.protocol import DataHead, Message
 from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
 from forkd.sidecar import Source
-from forkd.store import Parts
 from forkd.transfer import STEP_BYTES, Pace, Receiver
+from forkd.tree import Parts
 from forkd.units import format_bytes
 from forkd.verbs import Put, UploadEnd, decode_upload_end
 
