@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 
-from forkd.ledgerfile import LedgerFile, allocate
+from forkd.ledger.file import LedgerFile, allocate
 from forkd.quota import MappedLedger
 
 _SIZE = 4096

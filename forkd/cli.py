@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 import forkd
 from forkd import config as configuration
 from forkd.errors import ConfigError, StartError
-from forkd.pidfile import AlreadyRunningError
+from forkd.supervisor.pidfile import AlreadyRunningError
 from forkd.units import format_count
 
 if TYPE_CHECKING:
-    from forkd import start
-    from forkd.preflight import Checked
+    from forkd.supervisor import start
+    from forkd.supervisor.preflight import Checked
 
 
 class Exit(IntEnum):
@@ -104,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(options: argparse.Namespace) -> tuple[Checked, float]:
     """The configuration, and when its file was written: looked at first, so no change is missed."""
-    from forkd import preflight
-    from forkd.status import file_mtime
+    from forkd.supervisor import preflight
+    from forkd.supervisor.status import file_mtime
 
     path = os.path.abspath(options.config)
     mtime = file_mtime(path)
@@ -113,7 +113,7 @@ def _load(options: argparse.Namespace) -> tuple[Checked, float]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from forkd import preflight
+    from forkd.supervisor import preflight
 
     checked = preflight.load(os.path.abspath(options.config), preflight.certificate)
     for warning in checked.warnings:
@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _ground(options: argparse.Namespace, pidfile: bool) -> start.Ground:
-    from forkd import start
+    from forkd.supervisor import start
 
     checked, mtime = _load(options)
     ground = start.take_ground(checked.config, mtime, pidfile)
@@ -134,15 +134,16 @@ def _ground(options: argparse.Namespace, pidfile: bool) -> start.Ground:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from forkd import start
+    from forkd.supervisor import start
 
     ground = _ground(options, pidfile=False)
     return _told(start.serve(ground, lambda: None))
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from forkd import demo, start
-    from forkd.status import file_mtime
+    from forkd import demo
+    from forkd.supervisor import start
+    from forkd.supervisor.status import file_mtime
 
     place = demo.settle(options.dir)
     ground = start.take_ground(place.config, file_mtime(place.config.source), pidfile=False)
@@ -183,7 +184,7 @@ def _detached(ground: start.Ground, report: int) -> NoReturn:
     """The daemon's whole life, with `report` as the pipe to whoever started it; never returns."""
     import daemon
 
-    from forkd import start
+    from forkd.supervisor import start
 
     def on_ready() -> None:
         os.write(report, _SERVING.encode())

@@ -88,9 +88,9 @@ def settle(folder: str) -> Place:
 
 def ensure_account(place: Place) -> None:
     """Make the account and keep its password, unless that was done before."""
-    from forkd import enrol, prepare
-    from forkd.accounts import open_accounts
+    from forkd.accounts import enrol, open_accounts
     from forkd.quota import open_ledger
+    from forkd.supervisor import prepare
 
     prepare.prepare(place.config)
     accounts = open_accounts(place.config)

@@ -17,16 +17,18 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from forkd.changeover import Changeover
-from forkd.children import Children
-from forkd.control import Asker, ControlServer, Nobody
-from forkd.fleet import START_TIMEOUT, Fleet
-from forkd.mastersetup import Setup
 from forkd.messages import Answer, Drain, LinkMessage, Ready, Reap, SessionPage, Unable
-from forkd.processes import Process
-from forkd.reload import worker_count
-from forkd.requests import Requests
-from forkd.roster import (
+from forkd.scoreboard import MASTER_ROW, State
+from forkd.seat import ChildSeat
+from forkd.supervisor.changeover import Changeover
+from forkd.supervisor.children import Children
+from forkd.supervisor.control import Asker, ControlServer, Nobody
+from forkd.supervisor.fleet import START_TIMEOUT, Fleet
+from forkd.supervisor.mastersetup import Setup
+from forkd.supervisor.processes import Process
+from forkd.supervisor.reload import worker_count
+from forkd.supervisor.requests import Requests
+from forkd.supervisor.roster import (
     Action,
     Crashed,
     Finished,
@@ -38,11 +40,9 @@ from forkd.roster import (
     Spawn,
     label,
 )
-from forkd.scoreboard import MASTER_ROW, State
-from forkd.seat import ChildSeat
-from forkd.signals import SignalPipe
-from forkd.slots import Slots
-from forkd.status import World, status_body
+from forkd.supervisor.signals import SignalPipe
+from forkd.supervisor.slots import Slots
+from forkd.supervisor.status import World, status_body
 from forkd.title import set_title
 
 TICK = 1.0

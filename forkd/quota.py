@@ -31,7 +31,7 @@ from msgspec import Struct
 
 from forkd.config import Config
 from forkd.errors import Refusal
-from forkd.ledgerfile import DIRTY, HELD, IN_USE, LEASES, PATIENCE, UNSURE, LedgerFile
+from forkd.ledger.file import DIRTY, HELD, IN_USE, LEASES, PATIENCE, UNSURE, LedgerFile
 from forkd.units import format_bytes
 
 _FOR_REMOVALS = 64

@@ -2,9 +2,8 @@
 
 Rules
   1. Everything that is per process is made here, after the fork.
-  2. Sessions are armed one-shot: while a session is in a job or a queue, no event comes for it.
-  3. SHORT jobs run on the loop's thread, LONG ones in the pool: `_run` decides, nobody else.
-  4. Told to drain, or without a master, it takes nothing new, lets transfers finish, and leaves.
+  2. It accepts one connection at a time, in turn with the other workers.
+  3. Told to drain, or without a master, it takes nothing new, lets transfers finish, and leaves.
 """
 
 from __future__ import annotations
@@ -16,31 +15,31 @@ import select
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
-from functools import partial
 
-from forkd import messages, tlscontext
-from forkd.accept import describe_peer, session_ids
+from forkd import messages
 from forkd.accounts import open_accounts
-from forkd.commit import make_committer
-from forkd.confine import confine
-from forkd.core import Core, Peer
 from forkd.doors.native import NativeDoor
 from forkd.errors import StartError
+from forkd.helpers.reaper import reap
 from forkd.link import Link
 from forkd.log import Log, open_log
 from forkd.messages import LinkMessage, SessionInfo
-from forkd.partials import Namer
-from forkd.pool import Mailbox, Pool
 from forkd.quota import MappedLedger, open_ledger
-from forkd.reaper import reap
 from forkd.scoreboard import State
 from forkd.seat import BoundListener, ChildSeat
-from forkd.session import Activity, Again, Closed, Job, Outcome, Park, Session, Weight
-from forkd.store import LocalStore
+from forkd.serving import tlscontext
+from forkd.serving.accept import describe_peer, session_ids
+from forkd.serving.confine import confine
+from forkd.serving.core import Core, Peer
+from forkd.serving.pool import Mailbox, Pool
+from forkd.serving.session import Activity, Session
+from forkd.serving.sessions import Sessions
+from forkd.serving.transfer import Kits
+from forkd.storage.commit import make_committer
+from forkd.storage.partials import Namer
+from forkd.storage.store import LocalStore
 from forkd.title import set_title
-from forkd.transfer import Kits
 
 _EVENTS_A_TURN = 256
 _TICK = 1.0
@@ -98,11 +97,10 @@ class Worker:
         self._mailbox = Mailbox()
         self._pool = Pool()
         self._tls = tlscontext.server_context(config)
-        self._sessions: dict[int, Session] = {}
+        self._sessions = Sessions(self._epoll, self._pool, self._mailbox, log)
         self._watched: dict[int, Callable[[], None]] = {}
         self._listeners = {held.socket.fileno(): held for held in seat.listeners}
         self._accepting = False
-        self._queue: deque[Session] = deque()
         self._buffer = memoryview(bytearray(_READ_BUFFER))
         self._next_id = session_ids(seat.slot)
         self._draining = False
@@ -133,31 +131,20 @@ class Worker:
         self._tick()
         ticked = time.monotonic()
         while not self._may_leave():
-            events = self._epoll.poll(0 if self._queue else _TICK, _EVENTS_A_TURN)
+            events = self._epoll.poll(0 if self._sessions.hurry else _TICK, _EVENTS_A_TURN)
             self._row.set("beat_ns", time.monotonic_ns())
             for fd, _ in events:
                 self._on_event(fd)
-            for _ in range(len(self._queue)):
-                self._step_queued(self._queue.popleft())
+            self._sessions.step_queued()
             if time.monotonic() - ticked >= _TICK:
                 ticked = time.monotonic()
                 self._tick()
         self._leave()
 
-    def _step_queued(self, session: Session) -> None:
-        """It may have begun a job or ended since it was queued, in the step that queued it."""
-        session.queued = False
-        if session.in_job:
-            session.woken = True
-        elif self._sessions.get(session.fd) is session:
-            self._step(session)
-
     def _on_event(self, fd: int) -> None:
-        session = self._sessions.get(fd)
-        if session is not None:
-            if not session.queued and not session.in_job:
-                self._step(session)
-        elif fd in self._watched:
+        if self._sessions.on_event(fd):
+            return
+        if fd in self._watched:
             self._watched[fd]()
         elif fd in self._listeners:
             self._accept(self._listeners[fd])
@@ -204,91 +191,12 @@ class Worker:
         ident = self._next_id()
         activity = Activity()
         fd = sock.fileno()
-        peer = Peer(ident, address, trusted, lambda: self._wake(fd, ident))
+        peer = Peer(ident, address, trusted, lambda: self._sessions.wake(fd, ident))
         tls = None if held.address.family == "unix" else self._tls
         door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer)
         session = Session(ident, address, time.time(), fd, door, activity)
-        self._epoll.register(fd, select.EPOLLONESHOT)
-        self._sessions[fd] = session
         self._row.add("connections_total")
-        self._step(session)
-
-    def _wake(self, fd: int, ident: str) -> None:
-        """Step a session soon, or once its job is over."""
-        session = self._sessions.get(fd)
-        if session is None or session.id != ident:
-            return
-        if session.in_job:
-            session.woken = True
-        elif not session.queued:
-            session.queued = True
-            self._queue.append(session)
-
-    def _step(self, session: Session) -> None:
-        try:
-            outcome = session.door.step()
-        except Exception as error:
-            outcome = self._failed(session, error)
-        self._run(session, outcome)
-
-    def _failed(self, session: Session, error: BaseException) -> Outcome:
-        try:
-            return session.door.failed(error)
-        except ConnectionError as broken:
-            return Closed(str(broken) or "the connection broke")
-        except Exception as fault:
-            self._log.unexpected("door-failed", fault, session=session.id)
-            return Closed("a fault in the server")
-
-    def _run(self, session: Session, outcome: Outcome) -> None:
-        """Carry an outcome out; the one place that decides where a job runs."""
-        while isinstance(outcome, Job):
-            if outcome.weight is Weight.LONG:
-                session.in_job = True
-                self._pool.submit(partial(self._work, session, outcome.work))
-                return
-            try:
-                outcome = outcome.work()
-            except Exception as error:
-                outcome = self._failed(session, error)
-        match outcome:
-            case Park():
-                session.deadline = time.monotonic() + outcome.patience
-                if outcome.wants:
-                    mask = outcome.wants | select.EPOLLONESHOT
-                    self._epoll.modify(session.fd, mask)
-                if session.woken:
-                    session.woken = False
-                    self._wake(session.fd, session.id)
-            case Again():
-                session.woken = False
-                self._wake(session.fd, session.id)
-            case Closed():
-                self._close(session, outcome.reason)
-
-    def _work(self, session: Session, work: Callable[[], Outcome]) -> None:
-        """On a pool thread."""
-        result: Outcome | BaseException
-        try:
-            result = work()
-        except Exception as error:
-            result = error
-        self._mailbox.post(lambda: self._worked(session, result))
-
-    def _worked(self, session: Session, result: Outcome | BaseException) -> None:
-        session.in_job = False
-        if isinstance(result, BaseException):
-            result = self._failed(session, result)
-        self._run(session, result)
-
-    def _close(self, session: Session, reason: str) -> None:
-        if self._sessions.pop(session.fd, None) is None:
-            return
-        try:
-            session.door.close()
-        except Exception as fault:
-            self._log.unexpected("door-failed", fault, session=session.id)
-        self._log.debug("closed", session=session.id, address=session.peer, reason=reason)
+        self._sessions.open(session)
 
     def _watch(self, fd: int, call: Callable[[], None]) -> None:
         mask = select.EPOLLIN | select.EPOLLONESHOT
@@ -337,24 +245,24 @@ class Worker:
             case messages.ListSessions():
                 self._list_sessions(message.tag)
             case messages.Kick():
-                found = [s for s in self._sessions.values() if s.id == message.session]
+                found = [s for s in self._sessions if s.id == message.session]
                 for session in found:
                     session.door.kick()
-                    self._wake(session.fd, session.id)
+                    self._sessions.wake(session.fd, session.id)
                 self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
             case messages.AccountChanged():
                 self._account_changed(message.name)
 
     def _account_changed(self, name: str) -> None:
         """Also for who is just logging in: he may have been looked up before the change."""
-        for session in list(self._sessions.values()):
+        for session in self._sessions:
             user = session.activity.user
             if user == name or (session.in_job and not user):
                 session.door.account_changed()
-                self._wake(session.fd, session.id)
+                self._sessions.wake(session.fd, session.id)
 
     def _list_sessions(self, tag: int) -> None:
-        pages = _pages([session.info(self._seat.slot) for session in self._sessions.values()])
+        pages = _pages([session.info(self._seat.slot) for session in self._sessions])
         for number, page in enumerate(pages, 1):
             self._link.send(messages.SessionPage(tag, page, number < len(pages)))
 
@@ -369,9 +277,9 @@ class Worker:
             held.socket.close()
         self._listeners.clear()
         self._row.set("state", State.DRAINING)
-        for session in list(self._sessions.values()):
+        for session in self._sessions:
             session.door.drain()
-            self._wake(session.fd, session.id)
+            self._sessions.wake(session.fd, session.id)
 
     def _may_leave(self) -> bool:
         if not self._draining:
@@ -382,19 +290,13 @@ class Worker:
 
     def _leave(self) -> None:
         """Sessions in a job end with the process; the keeper returns what they had reserved."""
-        for session in list(self._sessions.values()):
-            if not session.in_job:
-                self._close(session, "going away")
+        self._sessions.close_parked("going away")
 
     # once a second
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        transfers = 0
-        for session in list(self._sessions.values()):
-            transfers += session.activity.transferring
-            if now > session.deadline and not session.in_job and not session.queued:
-                self._run(session, self._time_out(session))
+        self._sessions.time_out(time.monotonic())
+        transfers = sum(session.activity.transferring for session in self._sessions)
         if not self._accepting:
             self._accept_again()
         if self._link.wants_write:
@@ -409,12 +311,6 @@ class Worker:
         if title != self._title:
             self._title = title
             set_title(title)
-
-    def _time_out(self, session: Session) -> Outcome:
-        try:
-            return session.door.timed_out()
-        except Exception as error:
-            return self._failed(session, error)
 
 
 def _pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:

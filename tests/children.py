@@ -10,8 +10,8 @@ from pathlib import Path
 
 from forkd.link import Link
 from forkd.messages import LinkMessage, Ready
-from forkd.processes import Process, fork_child
 from forkd.seat import ChildSeat
+from forkd.supervisor.processes import Process, fork_child
 
 LONG = 30.0
 """Seconds until a test gives up on what must happen; nothing is measured with it."""

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from forkd import syscalls
-from forkd.charged import ChargedTree
 from forkd.config import Config, Server, Storage
-from forkd.ledgerfile import DIRTY, LedgerFile, allocate
-from forkd.localtree import LocalTree
-from forkd.partials import Namer
+from forkd.helpers.reaper import reap
+from forkd.helpers.verify import compare
+from forkd.ledger.file import DIRTY, LedgerFile, allocate
 from forkd.quota import MappedLedger
-from forkd.reaper import reap
-from forkd.store import STAGING, LocalStore
-from forkd.verify import compare
+from forkd.storage.charged import ChargedTree
+from forkd.storage.localtree import LocalTree
+from forkd.storage.partials import Namer
+from forkd.storage.store import STAGING, LocalStore
 
 ALICE = 1
 HOME = "alice"

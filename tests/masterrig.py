@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from forkd import ledgerfile
-from forkd.ledgerfile import LedgerFile
+from forkd.ledger import file as ledgerfile
+from forkd.ledger.file import LedgerFile
 from forkd.link import Link
 from forkd.messages import (
     AccountChanged,
@@ -45,6 +45,7 @@ from forkd.messages import (
 )
 from forkd.scoreboard import State
 from forkd.seat import ChildSeat
+from forkd.supervisor import processes
 
 PATIENCE = 30.0
 
@@ -192,7 +193,7 @@ ROOMS = {
 
 def install() -> None:
     for name, main in ROOMS.items():
-        module = types.ModuleType(f"forkd.{name}")
+        module = types.ModuleType(processes.ROOMS[name])
         module.__dict__["main"] = main
         sys.modules[module.__name__] = module
 

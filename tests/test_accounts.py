@@ -23,7 +23,7 @@ from forkd.accounts import (
     open_accounts,
     register,
 )
-from forkd.accountsdb import DATABASE, SCHEMA_VERSION, SqliteAccounts
+from forkd.accounts.sqlite import DATABASE, SCHEMA_VERSION, SqliteAccounts
 from forkd.errors import Refusal, StartError
 from forkd.units import Bytes
 

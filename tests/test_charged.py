@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from corerig import ALICE, Place, killed_at_every_store, place_in
 
-from forkd.charged import ChargedTree, Incoming
 from forkd.errors import Refusal
-from forkd.keeper import Keeper
+from forkd.helpers.keeper import Keeper
 from forkd.link import Link, link_pair
 from forkd.log import log_to
 from forkd.messages import Drain
 from forkd.quota import MappedLedger
 from forkd.scoreboard import Scoreboard
-from forkd.sidecar import Source
+from forkd.storage.charged import ChargedTree, Incoming
+from forkd.storage.sidecar import Source
 
 OLD, NEW = b"old" * 1000, b"new!" * 2000
 

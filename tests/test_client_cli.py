@@ -669,6 +669,12 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
+    def give_up_line(self) -> None:
+        """Ctrl-C, once readline shows that it is there: before, it would be noticed too late."""
+        self.type("~")
+        self.expect("~")
+        self.type("\x03")
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -732,12 +738,12 @@ def test_end_of_input_at_the_first_question(peer: Peer, terminal: Terminal) -> N
 
 def test_a_shell_that_is_not_logged_in(peer: Peer, terminal: Terminal) -> None:
     terminal.expect("(l)og in or (r)egister? [l] ")
-    terminal.type("\x03")
+    terminal.give_up_line()
     terminal.expect("(not logged in)> ")
     terminal.type("passwd\n")
     terminal.expect("log in first")
     terminal.expect("(not logged in)> ")
-    terminal.type("\x03")
+    terminal.give_up_line()
     assert "goes on" not in terminal.expect("(not logged in)> ")
     terminal.type("login\n")
     terminal.expect("Password of alice")

@@ -11,10 +11,10 @@ import pytest
 from corerig import Place, place_in
 
 from forkd import syscalls
-from forkd.charged import ChargedTree
-from forkd.commit import CROWD, Change, Committer, Folders, Result, make_committer
 from forkd.errors import Refusal
-from forkd.pool import Mailbox, Pool
+from forkd.serving.pool import Mailbox, Pool
+from forkd.storage.charged import ChargedTree
+from forkd.storage.commit import CROWD, Change, Committer, Folders, Result, make_committer
 
 LONG = 30.0
 Steps = list[tuple[str, str]]

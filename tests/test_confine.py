@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from forkd import confine, syscalls
+from forkd import syscalls
 from forkd.config import Config, Server, Storage
 from forkd.config import Log as LogSettings
 from forkd.log import open_log
+from forkd.serving import confine
 
 FOLDERS = ("storage", "state", "run")
 

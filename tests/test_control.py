@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from forkd.control import CLIENTS_MAX, REQUEST_MAX, Asker, ControlServer
 from forkd.messages import (
     ControlRequest,
     Done,
@@ -23,6 +22,7 @@ from forkd.messages import (
     decode_answer,
     encode,
 )
+from forkd.supervisor.control import CLIENTS_MAX, REQUEST_MAX, Asker, ControlServer
 
 NOBODY = 65534
 

@@ -32,9 +32,9 @@ from forkd.admin.exits import CtlError, Exit
 from forkd.admin.render import age, flow, printable, table, table_within
 from forkd.admin.site import become_owner
 from forkd.admin.statusview import is_degraded, status_screen
-from forkd.control import Asker, ControlServer
 from forkd.errors import Refusal
 from forkd.quota import open_ledger
+from forkd.supervisor.control import Asker, ControlServer
 
 CONFIG = """
 [server]

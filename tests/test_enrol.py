@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from forkd import config as configuration
-from forkd import enrol
-from forkd.accounts import ALL_PERMISSIONS, Account
+from forkd.accounts import ALL_PERMISSIONS, Account, enrol
 from forkd.errors import Refusal
-from forkd.ledgerfile import allocate
+from forkd.ledger.file import allocate
 from forkd.quota import MappedLedger, ledger_path, open_ledger
 from forkd.units import Bytes
 

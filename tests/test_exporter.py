@@ -17,8 +17,9 @@ import pytest
 from children import Child
 from prometheus_client.parser import text_string_to_metric_families
 
-from forkd import exporter, ledgerfile
 from forkd.config import Config, Log, Metrics, Server
+from forkd.helpers import exporter
+from forkd.ledger import file as ledgerfile
 from forkd.listen import ListenAddress
 from forkd.messages import Drain, Kick, Unable
 from forkd.scoreboard import MASTER_ROW, Scoreboard, State

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from forkd.fleet import (
+from forkd.scoreboard import SLOTS
+from forkd.supervisor.fleet import (
     BACKOFF_MAX,
     BACKOFF_RESET,
     HELPER_DRAIN,
@@ -15,7 +16,7 @@ from forkd.fleet import (
     START_TIMEOUT,
     Fleet,
 )
-from forkd.roster import (
+from forkd.supervisor.roster import (
     Action,
     Crashed,
     Finished,
@@ -27,7 +28,6 @@ from forkd.roster import (
     Spawn,
     Spec,
 )
-from forkd.scoreboard import SLOTS
 
 
 class Rig:

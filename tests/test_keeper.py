@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from corerig import ALICE, Place, children, fork, place_in
 
-from forkd import keeper as keeper_module
-from forkd import partials
-from forkd.keeper import Keeper
-from forkd.ledgerfile import LedgerFile
+from forkd.helpers import keeper as keeper_module
+from forkd.helpers.keeper import Keeper
+from forkd.ledger.file import LedgerFile
 from forkd.link import Link, link_pair
 from forkd.log import log_to
 from forkd.messages import Drain, Reap
 from forkd.quota import MappedLedger
 from forkd.scoreboard import KEEPER_ROW, Scoreboard
-from forkd.sidecar import Source
+from forkd.storage import partials
+from forkd.storage.sidecar import Source
 
 SOURCE = Source("f", "c", 1000, "v1", False, None)
 BORN = 1234

@@ -12,7 +12,7 @@ import pytest
 from corerig import children, fork
 
 from forkd.errors import StartError
-from forkd.ledgerfile import (
+from forkd.ledger.file import (
     DIRTY,
     FREE,
     HELD,
@@ -24,7 +24,7 @@ from forkd.ledgerfile import (
     locked_slots,
     mark_clean,
 )
-from forkd.ledgerlayout import LEDGER_SLOTS, size_for
+from forkd.ledger.layout import LEDGER_SLOTS, size_for
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from forkd.errors import StartError
 from forkd.listen import ListenAddress, parse_listen
-from forkd.listeners import Listeners, address_of, inherited_sockets
+from forkd.supervisor.listeners import Listeners, address_of, inherited_sockets
 
 ANY_PORT = ListenAddress("inet", "127.0.0.1", 0)
 
@@ -145,7 +145,7 @@ def test_only_our_own_file_is_removed_at_the_end(listeners: Listeners, tmp_path:
 INHERIT = """
 import os, socket, sys
 from forkd.listen import parse_listen
-from forkd.listeners import Listeners, address_of, inherited_sockets
+from forkd.supervisor.listeners import Listeners, address_of, inherited_sockets
 os.environ["LISTEN_PID"] = str(os.getpid())
 sockets = inherited_sockets(os.environ)
 assert not any(name.startswith("LISTEN_") for name in os.environ)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkd.config import Log as LogSettings
-from forkd.ledgerfile import AccountCell
+from forkd.helpers.metrics import OTHERS, BoardCollector, Usage, fullest
+from forkd.ledger.file import AccountCell
 from forkd.log import open_log
-from forkd.metrics import OTHERS, BoardCollector, Usage, fullest
 from forkd.scoreboard import Scoreboard
 
 

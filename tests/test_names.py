@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forkd.errors import Refusal
-from forkd.names import DEPTH_MAX, parse_file_path, parse_path, show, to_bytes, to_text
+from forkd.storage.names import DEPTH_MAX, parse_file_path, parse_path, show, to_bytes, to_text
 
 NAMES = st.binary(min_size=1, max_size=60).filter(
     lambda name: b"/" not in name and b"\0" not in name and name not in (b".", b"..")

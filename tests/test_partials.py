@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from corerig import children, fork
 
-from forkd import partials, sidecar
 from forkd.digest import BlockDigest
 from forkd.errors import Refusal
-from forkd.partials import Namer, Staged, find, owner_of
 from forkd.protocol import BLOCK
-from forkd.sidecar import Source
+from forkd.storage import partials, sidecar
+from forkd.storage.partials import Namer, Staged, find, owner_of
+from forkd.storage.sidecar import Source
 
 PATH = b"d/f"
 PLAIN = Source("d/f", "c", 10_000, "v1", False, None)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from forkd.errors import StartError
-from forkd.pidfile import AlreadyRunningError, LockFile, PidFile
+from forkd.supervisor.pidfile import AlreadyRunningError, LockFile, PidFile
 
 HOLDER = """
 import sys, time
-from forkd.pidfile import LockFile
+from forkd.supervisor.pidfile import LockFile
 lock = LockFile.acquire(sys.argv[1])
 lock.write_pid()
 print("held", flush=True)

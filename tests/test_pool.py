@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from forkd import pool
-from forkd.pool import Mailbox, Pool
+from forkd.serving import pool
+from forkd.serving.pool import Mailbox, Pool
 
 LONG = 30.0
 

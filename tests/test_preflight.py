@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from forkd import preflight, tlscontext
 from forkd.config import Config, Server
 from forkd.errors import ConfigError
+from forkd.serving import tlscontext
+from forkd.supervisor import preflight
 
 
 def write(folder: Path, text: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from forkd.config import Config, Server, Storage, Tls
 from forkd.errors import StartError
-from forkd.prepare import prepare
 from forkd.quota import open_ledger
+from forkd.supervisor.prepare import prepare
 
 
 def make_config(folder: Path) -> Config:

@@ -9,7 +9,7 @@ import pytest
 
 from forkd.config import Config, Server, Storage
 from forkd.errors import StartError
-from forkd.privileges import check_writable, identity, make_folders
+from forkd.supervisor.privileges import check_writable, identity, make_folders
 
 
 def config(folder: Path, **server: str) -> Config:

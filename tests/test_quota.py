@@ -13,7 +13,7 @@ import pytest
 from corerig import ALICE, Place, children, fork, place_in, wait
 
 from forkd.errors import Refusal
-from forkd.ledgerfile import DIRTY, LEASES, UNSURE, LedgerFile
+from forkd.ledger.file import DIRTY, LEASES, UNSURE, LedgerFile
 from forkd.quota import MappedLedger, reap_slot
 
 KILLS = 100

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from corerig import ALICE, Place, place_in
 
-from forkd import partials, reaper
+from forkd.helpers import reaper
 from forkd.quota import MappedLedger
-from forkd.sidecar import Source
+from forkd.storage import partials
+from forkd.storage.sidecar import Source
 
 SOURCE = Source("f", "c", 1000, "v1", False, None)
 

@@ -3,7 +3,14 @@ from __future__ import annotations
 import msgspec
 
 from forkd.config import Config, parse
-from forkd.reload import RESTART_ONLY, WORKERS_MAX, effective, spec_of, summary, worker_count
+from forkd.supervisor.reload import (
+    RESTART_ONLY,
+    WORKERS_MAX,
+    effective,
+    spec_of,
+    summary,
+    worker_count,
+)
 
 OTHER = """
 [server]

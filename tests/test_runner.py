@@ -17,11 +17,11 @@ import msgspec
 import pytest
 from children import LONG, Child
 
-from forkd import runclient, runner
 from forkd.config import Command, Config, Log, Server
 from forkd.errors import Refusal
+from forkd.helpers import runclient, runner
+from forkd.helpers.runclient import RunHandle, RunStatus
 from forkd.messages import Drain, Kick
-from forkd.runclient import RunHandle, RunStatus
 from forkd.scoreboard import Scoreboard
 from forkd.seat import ChildSeat
 from forkd.units import Seconds

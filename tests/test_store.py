@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from corerig import children, fork
 
-from forkd import store, syscalls
+from forkd import syscalls
 from forkd.config import Config, Storage
 from forkd.errors import Refusal
-from forkd.localtree import LocalTree
-from forkd.store import LocalStore
+from forkd.storage import store
+from forkd.storage.localtree import LocalTree
+from forkd.storage.store import LocalStore
 
 
 @pytest.fixture

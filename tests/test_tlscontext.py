@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from forkd.config import Config, Server, Tls
 from forkd.errors import StartError
-from forkd.tlscontext import ensure_certificate, server_context
+from forkd.serving.tlscontext import ensure_certificate, server_context
 
 
 @pytest.fixture

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from forkd import partials, tlscontext, transfer
 from forkd.config import Config, Server, Tls
 from forkd.digest import BlockDigest, digest_of
 from forkd.errors import Refusal
-from forkd.partials import Staged
 from forkd.protocol import BLOCK, Engine, Role, Type, head
-from forkd.sidecar import Source
-from forkd.transfer import Kit, Kits, Pace, Receiver, Sender, ShortFileError
-from forkd.transport import Plain, Transport, wait_briefly
-from forkd.transport import Tls as TlsTransport
+from forkd.serving import tlscontext, transfer
+from forkd.serving.transfer import Kit, Kits, Pace, Receiver, Sender, ShortFileError
+from forkd.serving.transport import Plain, Transport, wait_briefly
+from forkd.serving.transport import Tls as TlsTransport
+from forkd.storage import partials
+from forkd.storage.partials import Staged
+from forkd.storage.sidecar import Source
 
 LONG = 30.0
 Ends = tuple[Transport, socket.socket]

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from forkd import tlscontext
 from forkd.config import Config, Server, Tls
-from forkd.transport import (
+from forkd.serving import tlscontext
+from forkd.serving.transport import (
     READABLE,
     WRITABLE,
     Plain,
@@ -21,7 +21,7 @@ from forkd.transport import (
     open_transport,
     wait_briefly,
 )
-from forkd.transport import Tls as TlsTransport
+from forkd.serving.transport import Tls as TlsTransport
 
 LONG = 30.0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from corerig import ALICE, HOME, Place, place_in
 
-from forkd import verify
-from forkd.ledgerfile import DIRTY, UNSURE
+from forkd.helpers import verify
+from forkd.helpers.verify import Comparison, compare
+from forkd.ledger.file import DIRTY, UNSURE
 from forkd.quota import MappedLedger
-from forkd.verify import Comparison, compare
 
 
 @pytest.fixture

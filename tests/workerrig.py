@@ -18,15 +18,15 @@ from children import LONG, Child
 from corerig import ALICE
 from peer import Peer
 
-from forkd import enrol, passwords, prepare
-from forkd.accounts import ALL_PERMISSIONS, open_accounts
+from forkd.accounts import ALL_PERMISSIONS, enrol, open_accounts, passwords
 from forkd.config import Config, Limits, Log, Server, Storage, Tls
-from forkd.ledgerfile import LedgerFile
+from forkd.helpers.reaper import reap
+from forkd.ledger.file import LedgerFile
 from forkd.listen import ListenAddress
 from forkd.quota import MappedLedger
-from forkd.reaper import reap
 from forkd.scoreboard import Scoreboard
 from forkd.seat import BoundListener, ChildSeat
+from forkd.supervisor import prepare
 
 PASSWORD = "correct horse 42"
 

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# accountsdb: what is imported only after root was given up may lie where root alone can read.
-from forkd import accountsdb, enrol, ledgerfile  # noqa: F401
 from forkd.accounts import (
     ALL_PERMISSIONS,
     DEFAULT,
@@ -22,10 +20,14 @@ from forkd.accounts import (
     OwnQuota,
     check_home,
     check_name,
+    enrol,
     open_accounts,
 )
+
+# accountsdb: what is imported only after root was given up may lie where root alone can read.
 from forkd.config import Config
 from forkd.errors import Refusal, StartError, from_oserror
+from forkd.ledger import file as ledgerfile
 from forkd.quota import MappedLedger, Usage, ledger_path, open_ledger
 
 _ENDING_SECONDS = 5.0

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forkd import config as configuration
-from forkd import privileges
 from forkd.admin.controlclient import ControlClient, NotRunningError
 from forkd.admin.exits import CtlError, Exit
 from forkd.config import Config
 from forkd.errors import ConfigError, StartError
 from forkd.messages import Status
+from forkd.supervisor import privileges
 
 SOCKET_NAME = "control.sock"
 CONFIG_VARIABLE = "FORKD_CONFIG"

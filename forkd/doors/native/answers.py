@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from forkd.charged import ChargedTree
 from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
 from forkd.doors.native.context import Context, Task
 from forkd.errors import Refusal, from_oserror
-from forkd.names import show
 from forkd.protocol import BLOCK, INLINE_MAX
-from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
-from forkd.transfer import STEP_BYTES, Pace, Sender, ShortFileError
-from forkd.tree import OpenFile, Parts
+from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.serving.transfer import STEP_BYTES, Pace, Sender, ShortFileError
+from forkd.storage.charged import ChargedTree
+from forkd.storage.names import show
+from forkd.storage.tree import OpenFile, Parts
 from forkd.verbs import Entry, Get
 
 SMALL = 64 * 1024

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forkd import protocol
-from forkd.commit import Change, Folders, Result
 from forkd.doors.native.context import Context, Slot
 from forkd.doors.native.wire import error_frame
 from forkd.errors import Refusal
 from forkd.protocol import Type
+from forkd.storage.commit import Change, Folders, Result
 
 
 def submit(

@@ -6,12 +6,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from forkd.accounts import Account
-from forkd.charged import ChargedTree
-from forkd.core import Core, Peer
 from forkd.doors.native.wire import Wire, error_frame
 from forkd.errors import Refusal
 from forkd.protocol import Message
-from forkd.session import Activity, Outcome
+from forkd.serving.core import Core, Peer
+from forkd.serving.session import Activity, Outcome
+from forkd.storage.charged import ChargedTree
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ import socket
 import ssl
 import time
 
-from forkd.core import Core, Peer
 from forkd.doors.native import answers
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.gate import Gate
@@ -23,8 +22,9 @@ from forkd.doors.native.upload import put_inline
 from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
-from forkd.session import AGAIN, FOREVER, Activity, Closed, Job, Outcome, Park, Weight
-from forkd.transport import READABLE, Plain, open_transport
+from forkd.serving.core import Core, Peer
+from forkd.serving.session import AGAIN, FOREVER, Activity, Closed, Job, Outcome, Park, Weight
+from forkd.serving.transport import READABLE, Plain, open_transport
 from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
 
 _EVENTS_A_STEP = 64

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forkd import __version__, accounts, enrol, protocol, runclient
-from forkd.accounts import Account
-from forkd.charged import ChargedTree
+from forkd import __version__, accounts, protocol
+from forkd.accounts import Account, enrol
 from forkd.doors.native.context import Context, Login
 from forkd.errors import Refusal
-from forkd.session import AGAIN, Job, Outcome, Weight
+from forkd.helpers import runclient
+from forkd.serving.session import AGAIN, Job, Outcome, Weight
+from forkd.storage.charged import ChargedTree
 from forkd.verbs import Auth, Hello, Passwd, QuotaReply, Register
 
 

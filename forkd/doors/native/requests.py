@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forkd.commit import Folders
 from forkd.doors.native import answers
 from forkd.doors.native.changes import submit
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.running import Running
 from forkd.doors.native.upload import StreamUpload
-from forkd.names import parse_file_path, parse_path
-from forkd.tree import Parts
+from forkd.storage.commit import Folders
+from forkd.storage.names import parse_file_path, parse_path
+from forkd.storage.tree import Parts
 from forkd.verbs import (
     AnyRequest,
     Get,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from forkd import runclient
 from forkd.doors.native.context import Context, Task
 from forkd.errors import Refusal
-from forkd.session import AGAIN, Closed, Outcome, Park
+from forkd.helpers import runclient
+from forkd.serving.session import AGAIN, Closed, Outcome, Park
 
 _READ = 64 * 1024
 _ENGINE_MAX = 64 * 1024

@@ -6,19 +6,19 @@ import os
 import time
 from collections.abc import Callable
 
-from forkd.charged import ChargedTree, Incoming
-from forkd.commit import Folders
 from forkd.digest import digest_of
 from forkd.doors.native.changes import submit
 from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import FrameError, Refusal, from_oserror
-from forkd.names import parse_file_path, show
-from forkd.partials import Staged
 from forkd.protocol import DataHead, Message
-from forkd.session import AGAIN, Closed, Job, Outcome, Park, Weight
-from forkd.sidecar import Source
-from forkd.transfer import STEP_BYTES, Pace, Receiver
-from forkd.tree import Parts
+from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.serving.transfer import STEP_BYTES, Pace, Receiver
+from forkd.storage.charged import ChargedTree, Incoming
+from forkd.storage.commit import Folders
+from forkd.storage.names import parse_file_path, show
+from forkd.storage.partials import Staged
+from forkd.storage.sidecar import Source
+from forkd.storage.tree import Parts
 from forkd.units import format_bytes
 from forkd.verbs import Put, UploadEnd, decode_upload_end
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forkd import protocol
 from forkd.errors import Refusal
 from forkd.protocol import Engine, Role, Type
-from forkd.transport import Transport
+from forkd.serving.transport import Transport
 from forkd.verbs import ErrorMeta
 
 OUT_MAX = 256 * 1024

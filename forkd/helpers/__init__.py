@@ -1,0 +1,1 @@
+"""The helper processes: exporter, keeper, runner, and what they are made of."""

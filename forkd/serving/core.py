@@ -1,0 +1,46 @@
+"""What a worker offers its doors: the one implementation of every seam, made after the fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forkd.accounts import Accounts
+from forkd.config import Config
+from forkd.log import Log
+from forkd.quota import Ledger
+from forkd.scoreboard import Row
+from forkd.serving.transfer import Kits
+from forkd.storage.commit import Committer
+from forkd.storage.partials import Namer
+from forkd.storage.tree import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """`row` is written, `watch` and `unwatch` are called, on the loop's thread only."""
+
+    config: Config
+    generation: int
+    accounts: Accounts
+    store: Store
+    ledger: Ledger
+    committer: Committer
+    namer: Namer
+    kits: Kits
+    row: Row
+    log: Log
+    watch: Callable[[int, Callable[[], None]], None]
+    """Call back once when this descriptor can be read or has ended."""
+    unwatch: Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end.  `trusted_path` tells that nobody else can read along."""
+
+    session: str
+    address: str
+    trusted_path: bool
+    wake: Callable[[], None]
+    """Have the session stepped soon; on the loop's thread."""

@@ -1,0 +1,161 @@
+"""The sessions of one loop: who is stepped when, and where its jobs run.
+
+Rules
+  1. A session is armed one-shot: while it is in a job or in the queue, no event comes for it.
+  2. SHORT jobs run on the loop's thread, LONG ones in the pool: `_run` decides, nobody else.
+  3. Nobody steps a session that is in a job; who is woken meanwhile is stepped afterwards.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from forkd.log import Log
+from forkd.serving.pool import Mailbox, Pool
+from forkd.serving.session import Again, Closed, Job, Outcome, Park, Session, Weight
+
+
+class Sessions:
+    """By descriptor; everything but `_work` is for the loop's thread."""
+
+    def __init__(self, epoll: select.epoll, pool: Pool, mailbox: Mailbox, log: Log) -> None:
+        self._epoll = epoll
+        self._pool = pool
+        self._mailbox = mailbox
+        self._log = log
+        self._sessions: dict[int, Session] = {}
+        self._queue: deque[Session] = deque()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        """A copy: sessions may end while one looks at them."""
+        return iter(list(self._sessions.values()))
+
+    @property
+    def hurry(self) -> bool:
+        """Some are to be stepped in the next turn, so the loop must not wait."""
+        return bool(self._queue)
+
+    def open(self, session: Session) -> None:
+        """Take up a new session.  Raises OSError: the kernel has no room to watch it."""
+        self._epoll.register(session.fd, select.EPOLLONESHOT)
+        self._sessions[session.fd] = session
+        self._step(session)
+
+    def on_event(self, fd: int) -> bool:
+        """Something happened on a descriptor; False when it is no session's."""
+        session = self._sessions.get(fd)
+        if session is None:
+            return False
+        if not session.queued and not session.in_job:
+            self._step(session)
+        return True
+
+    def step_queued(self) -> None:
+        """Step those that are in the queue by now; who queues up again waits for the next turn."""
+        for _ in range(len(self._queue)):
+            session = self._queue.popleft()
+            session.queued = False
+            if session.in_job:
+                session.woken = True
+            elif self._sessions.get(session.fd) is session:
+                self._step(session)
+
+    def wake(self, fd: int, ident: str) -> None:
+        """Step a session soon, or once its job is over."""
+        session = self._sessions.get(fd)
+        if session is None or session.id != ident:
+            return
+        if session.in_job:
+            session.woken = True
+        elif not session.queued:
+            session.queued = True
+            self._queue.append(session)
+
+    def time_out(self, now: float) -> None:
+        """End the waiting of all whose deadline, on the monotonic clock, is over."""
+        for session in self:
+            if now > session.deadline and not session.in_job and not session.queued:
+                try:
+                    outcome = session.door.timed_out()
+                except Exception as error:
+                    outcome = self._failed(session, error)
+                self._run(session, outcome)
+
+    def close_parked(self, reason: str) -> None:
+        """Close all that are in no job."""
+        for session in self:
+            if not session.in_job:
+                self._close(session, reason)
+
+    def _step(self, session: Session) -> None:
+        try:
+            outcome = session.door.step()
+        except Exception as error:
+            outcome = self._failed(session, error)
+        self._run(session, outcome)
+
+    def _failed(self, session: Session, error: BaseException) -> Outcome:
+        try:
+            return session.door.failed(error)
+        except ConnectionError as broken:
+            return Closed(str(broken) or "the connection broke")
+        except Exception as fault:
+            self._log.unexpected("door-failed", fault, session=session.id)
+            return Closed("a fault in the server")
+
+    def _run(self, session: Session, outcome: Outcome) -> None:
+        """Carry an outcome out; the one place that decides where a job runs."""
+        while isinstance(outcome, Job):
+            if outcome.weight is Weight.LONG:
+                session.in_job = True
+                self._pool.submit(partial(self._work, session, outcome.work))
+                return
+            try:
+                outcome = outcome.work()
+            except Exception as error:
+                outcome = self._failed(session, error)
+        match outcome:
+            case Park():
+                session.deadline = time.monotonic() + outcome.patience
+                if outcome.wants:
+                    mask = outcome.wants | select.EPOLLONESHOT
+                    self._epoll.modify(session.fd, mask)
+                if session.woken:
+                    session.woken = False
+                    self.wake(session.fd, session.id)
+            case Again():
+                session.woken = False
+                self.wake(session.fd, session.id)
+            case Closed():
+                self._close(session, outcome.reason)
+
+    def _work(self, session: Session, work: Callable[[], Outcome]) -> None:
+        """On a pool thread."""
+        result: Outcome | BaseException
+        try:
+            result = work()
+        except Exception as error:
+            result = error
+        self._mailbox.post(lambda: self._worked(session, result))
+
+    def _worked(self, session: Session, result: Outcome | BaseException) -> None:
+        session.in_job = False
+        if isinstance(result, BaseException):
+            result = self._failed(session, result)
+        self._run(session, result)
+
+    def _close(self, session: Session, reason: str) -> None:
+        if self._sessions.pop(session.fd, None) is None:
+            return
+        try:
+            session.door.close()
+        except Exception as fault:
+            self._log.unexpected("door-failed", fault, session=session.id)
+        self._log.debug("closed", session=session.id, address=session.peer, reason=reason)

@@ -1,0 +1,269 @@
+"""Moving the bytes of one transfer, in bounded steps.
+
+Receiver: socket -> staged file.  Sender: file -> socket.  Between plain sockets and files the
+kernel moves the bytes (splice, sendfile); where a digest or TLS must see them they pass once
+through a buffer.  A step moves at most its limit, and waits for the peer only briefly: who is slow
+is parked.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from forkd.digest import DIGEST_SIZE, BlockDigest
+from forkd.errors import from_oserror
+from forkd.protocol import BLOCK
+from forkd.serving.transport import READABLE, WRITABLE, Transport, broken, wait_briefly
+from forkd.storage.partials import Staged
+from forkd.storage.sidecar import append
+
+STEP_BYTES = 16 * 1024 * 1024
+STEP_SECONDS = 1.0
+PATIENCE = 0.05
+"""Seconds a step waits on its thread for the peer before the session is parked."""
+BUFFER = 1024 * 1024
+_PIPE = 1024 * 1024
+_FILL = 256 * 1024
+_F_SETPIPE_SZ = 1031
+_SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK | os.SPLICE_F_MORE
+
+
+class Pace(Enum):
+    """How a step ended."""
+
+    DONE = "all bytes of the step are moved"
+    MORE = "the step's time is up, go on at once"
+    BLOCKED = "the peer takes or gives nothing at the moment"
+    EOF = "the peer has ended its side"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`moved` bytes, and how it ended."""
+
+    moved: int
+    pace: Pace
+
+
+class Kit:
+    """What one thread needs to move bytes: a buffer, and a pipe made on first use."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(BUFFER))
+        self._pipe: tuple[int, int] | None = None
+
+    def pipe(self) -> tuple[int, int]:
+        """(read end, write end) of an empty pipe."""
+        if self._pipe is None:
+            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                fcntl.fcntl(self._pipe[1], _F_SETPIPE_SZ, _PIPE)
+            except OSError:
+                pass  # the user's pipe pages are used up: a smaller pipe works too
+        return self._pipe
+
+    def spoil_pipe(self) -> None:
+        """Bytes are stuck in the pipe: the next transfer gets another."""
+        if self._pipe is not None:
+            for fd in self._pipe:
+                os.close(fd)
+            self._pipe = None
+
+
+class Kits:
+    """Kits for the threads of one process, made as they are needed and used again."""
+
+    def __init__(self) -> None:
+        self._idle: list[Kit] = []
+
+    def take(self) -> Kit:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Kit()
+
+    def give_back(self, kit: Kit) -> None:
+        self._idle.append(kit)
+
+
+class Receiver:
+    """Writes an upload's content, in order, into its staged file."""
+
+    def __init__(self, staged: Staged, path: str) -> None:
+        self.staged = staged
+        self.position = staged.held
+        self.consumed = 0
+        """Bytes that `pump` took from the socket, written or not."""
+        self._path = path
+        self._journaled = len(staged.digest.blocks) if staged.digest else 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes written since this receiver began."""
+        return self.position - self.staged.held
+
+    def absorb(self, data: bytes | memoryview) -> None:
+        """Bytes that came together with a frame's head.  Raises Refusal."""
+        self._write(memoryview(data))
+
+    def pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
+        """Move at most `limit` bytes from the socket.  Raises Refusal, ConnectionError."""
+        if transport.kernel and self.staged.digest is None:
+            return _paced(transport, limit, lambda most: self._splice(transport, most, kit))
+        return _paced(transport, limit, lambda most: self._copy(transport, most, kit))
+
+    def _splice(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        reader, writer = kit.pipe()
+        try:
+            count = os.splice(transport.sock.fileno(), writer, min(most, _PIPE), flags=_SPLICE)
+        except BlockingIOError:
+            transport.wants = READABLE
+            return None
+        except OSError as error:
+            raise broken(error) from error
+        self.consumed += count
+        left = count
+        try:
+            while left:
+                moved = os.splice(
+                    reader, self.staged.fd, left, offset_dst=self.position, flags=os.SPLICE_F_MOVE
+                )
+                self.position += moved
+                left -= moved
+        except OSError as error:
+            kit.spoil_pipe()
+            raise from_oserror(error, self._path) from error
+        return count
+
+    def _copy(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        """Fill the buffer as far as bytes are there, then digest and write them together."""
+        filled = 0
+        target = min(most, _FILL if not transport.kernel else BUFFER)
+        while filled < target:
+            count = transport.receive_into(kit.buffer[filled : min(most, BUFFER)])
+            if not count:
+                break
+            filled += count
+            self.consumed += count
+            if transport.kernel:
+                break
+        if filled:
+            self._write(kit.buffer[:filled])
+            return filled
+        return count
+
+    def _write(self, data: memoryview) -> None:
+        digest = self.staged.digest
+        if digest is not None:
+            digest.update(data)
+        try:
+            while data:
+                count = os.pwrite(self.staged.fd, data, self.position)
+                self.position += count
+                data = data[count:]
+            if digest is not None:
+                self._journal(digest)
+        except OSError as error:
+            raise from_oserror(error, self._path) from error
+
+    def _journal(self, digest: BlockDigest) -> None:
+        """Keep the digests of blocks that are now complete in the file."""
+        journal = self.staged.sidecar_fd
+        if journal is None or digest.length // BLOCK * DIGEST_SIZE == self._journaled:
+            return
+        fresh = digest.blocks_after(self._journaled // DIGEST_SIZE)
+        append(journal, fresh)
+        self._journaled += len(fresh)
+
+
+class Sender:
+    """Sends `length` bytes of a file from `offset`."""
+
+    def __init__(
+        self, fd: int, offset: int, length: int, digest: BlockDigest | None, path: str = ""
+    ) -> None:
+        self._fd = fd
+        self._path = path
+        self._position = offset
+        self.remaining = length
+        self.digest = digest
+        self._unsent = b""
+
+    def pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
+        """Move at most `limit` bytes to the socket.
+
+        Raises ConnectionError, ShortFileError, and Refusal where the file cannot be read.
+        """
+        if transport.kernel and self.digest is None:
+            return _paced(transport, limit, lambda most: self._sendfile(transport, most))
+        return _paced(transport, limit, lambda most: self._copy(transport, most, kit))
+
+    def _sendfile(self, transport: Transport, most: int) -> int | None:
+        try:
+            count = os.sendfile(transport.sock.fileno(), self._fd, self._position, most)
+        except BlockingIOError:
+            transport.wants = WRITABLE
+            return None
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise from_oserror(error, self._path) from error
+            raise broken(error) from error
+        if not count:
+            raise ShortFileError
+        self._position += count
+        self.remaining -= count
+        return count
+
+    def _copy(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        if not self._unsent:
+            size = min(most, _FILL)
+            try:
+                count = os.preadv(self._fd, [kit.buffer[:size]], self._position)
+            except OSError as error:
+                raise from_oserror(error, self._path) from error
+            if not count:
+                raise ShortFileError
+            if self.digest is not None:
+                self.digest.update(kit.buffer[:count])
+            self._position += count
+            return self._send(transport, kit.buffer[:count])
+        return self._send(transport, memoryview(self._unsent))
+
+    def _send(self, transport: Transport, data: memoryview) -> int | None:
+        sent = 0
+        while sent < len(data):
+            count = transport.send(data[sent:])
+            if count is None:
+                break
+            sent += count
+        self._unsent = bytes(data[sent:])
+        self.remaining -= sent
+        return sent or None
+
+
+class ShortFileError(Exception):
+    """The file became shorter while it was sent."""
+
+
+def _paced(transport: Transport, limit: int, move: Callable[[int], int | None]) -> Step:
+    """Call `move(bytes at most)` until the step's bytes or time are used up."""
+    moved = 0
+    ends = time.monotonic() + STEP_SECONDS
+    while moved < limit:
+        count = move(limit - moved)
+        if count is None:
+            if not wait_briefly(transport, PATIENCE):
+                return Step(moved, Pace.BLOCKED)
+        elif count == 0:
+            return Step(moved, Pace.EOF)
+        else:
+            moved += count
+        if time.monotonic() >= ends:
+            return Step(moved, Pace.MORE if moved < limit else Pace.DONE)
+    return Step(moved, Pace.DONE)

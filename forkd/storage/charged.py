@@ -1,0 +1,259 @@
+"""The tree and the ledger as one: every change of an account's files, paid for.
+
+The order of steps is what makes a kill harmless; see quota.py for the theory:
+  upload   reserve, then write; drop the lease, then rename into the tree
+  removal  lease of 0, rename into staging, cover the size, unlink, settle
+
+What is charged and staged is given back by one party only: the process in whose slot it has a
+lease, else whoever holds a partial's lock, else the keeper (for objects of dead processes).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from forkd.errors import Refusal, from_oserror
+from forkd.quota import Lease, Ledger, Usage
+from forkd.storage import partials, sidecar
+from forkd.storage.names import to_bytes
+from forkd.storage.partials import Namer, Staged
+from forkd.storage.sidecar import Source
+from forkd.storage.tree import Parts, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An upload with its reservation.  `size` is the declared size in bytes."""
+
+    staged: Staged
+    lease: Lease
+    size: int
+
+
+class ChargedTree:
+    """One account's files for one session.  Every method raises Refusal."""
+
+    def __init__(self, tree: Tree, ledger: Ledger, account: int, namer: Namer) -> None:
+        self.tree = tree
+        self.account = account
+        self._ledger = ledger
+        self._namer = namer
+
+    def close(self) -> None:
+        self.tree.close()
+
+    def usage(self) -> Usage:
+        return self._ledger.usage(self.account)
+
+    # uploads
+
+    def begin_own(self, size: int, path: str) -> Incoming:
+        """An upload that ends with this process if it does not end before."""
+        ident = self._namer.upload()
+        lease = self._ledger.reserve(self.account, ident, size, 0)
+        try:
+            staged = partials.create_own(self.tree.staging_fd, ident)
+        except OSError as error:
+            self._ledger.settle(lease, 0)
+            raise from_oserror(error, path) from error
+        return Incoming(staged, lease, size)
+
+    def begin_stream(self, source: Source, parts: Parts, restart: bool) -> Incoming:
+        """A resumable upload, gone on with where something fitting is held."""
+        path = b"/".join(parts)
+        try:
+            found = partials.find(self.tree.staging_fd, source, path)
+        except OSError as error:
+            raise from_oserror(error, source.path) from error
+        fitting = found.fitting
+        held = [*found.others, *found.spoiled, *((fitting,) if fitting else ())]
+        try:
+            self._refuse_leased(held)
+            for staged in held if restart else found.spoiled:
+                self._give_back(staged.ident, staged.on_disk)
+            if restart:
+                fitting = None
+            elif fitting is not None:
+                held.remove(fitting)
+            elif found.others:
+                raise _source_changed(found.others[0])
+            return self._open_stream(source, path, fitting, found.free)
+        finally:
+            for staged in held:
+                staged.close()
+
+    def _refuse_leased(self, held: list[Staged]) -> None:
+        """We hold their locks, so a lease on one of them is a dead process's, not reaped yet."""
+        if held and self._ledger.leased(self.account).intersection(s.ident for s in held):
+            raise Refusal("busy", "the server is still cleaning up after this upload; try again")
+
+    def _open_stream(
+        self, source: Source, path: bytes, staged: Staged | None, free: int | None
+    ) -> Incoming:
+        """`staged` is what is gone on with; it is closed where this fails."""
+        fresh = staged is None
+        try:
+            staged = staged or partials.create(self.tree.staging_fd, source, path, free)
+            self._refuse_leased([staged])
+            lease = self._ledger.reserve(self.account, staged.ident, source.size, staged.on_disk)
+        except OSError as error:
+            raise from_oserror(error, source.path) from error
+        except Refusal:
+            if staged is not None:
+                if fresh:
+                    self._drop_quietly(staged.ident)
+                staged.close()
+            raise
+        incoming = Incoming(staged, lease, source.size)
+        try:
+            partials.cut(staged, source)
+        except OSError as error:
+            self.abandon(incoming)
+            raise from_oserror(error, source.path) from error
+        return incoming
+
+    def abandon(self, incoming: Incoming) -> None:
+        """The upload ends without a name: a partial keeps what has arrived, the rest goes back."""
+        staged = incoming.staged
+        arrived = os.fstat(staged.fd).st_size
+        kept = arrived if staged.resumable else 0
+        if not kept and not self._drop_quietly(staged.ident):
+            kept = arrived
+        self._ledger.settle(incoming.lease, kept)
+        staged.close()
+
+    def discard(self, incoming: Incoming) -> None:
+        """The upload ends without a name and nothing of it is kept."""
+        self.abandon(replace(incoming, staged=replace(incoming.staged, resumable=False)))
+
+    def publish(self, incoming: Incoming, folder: int, name: bytes, may_replace: bool) -> bool:
+        """Give a complete upload its name; True where a file was replaced.  Closes it.
+
+        Where the name is taken and must not be, a partial stays as it is and may be resumed.
+        """
+        staged = incoming.staged
+        try:
+            with self._ledger.moving(self.account):
+                self._ledger.drop(incoming.lease)
+                try:
+                    self.tree.put_in(staged.ident, folder, name, replace=False)
+                except Refusal as refusal:
+                    if refusal.code != "exists" or not may_replace:
+                        raise
+                else:
+                    if staged.resumable:
+                        self._drop_sidecar(staged.ident)
+                    return False
+            return self._replace(incoming, folder, name)
+        except Refusal:
+            if not staged.resumable:
+                self._give_back(staged.ident, incoming.size)
+            raise
+        finally:
+            staged.close()
+
+    def _replace(self, incoming: Incoming, folder: int, name: bytes) -> bool:
+        """From the exchange on, the old file is what is staged under the upload's name.
+
+        A partial's name can be had by others, so a name of this process takes its place before.
+        """
+        ident = incoming.staged.ident
+        if incoming.staged.resumable:
+            partial, ident = ident, self._namer.upload()
+            try:
+                partials.make_own(self.tree.staging_fd, partial, ident)
+            except OSError as error:
+                raise from_oserror(error, "") from error
+        try:
+            with self._ledger.moving(self.account):
+                old = self.tree.put_in(ident, folder, name, replace=True)
+        except Refusal:
+            if incoming.staged.resumable:
+                self._give_back(ident, incoming.size)
+            raise
+        if old is not None:
+            self._give_back(ident, old)
+        return old is not None
+
+    def _drop_sidecar(self, ident: bytes) -> None:
+        try:
+            sidecar.drop(self.tree.staging_fd, ident)
+        except OSError:
+            pass  # without its data it describes nothing, and the keeper removes it
+
+    # removals
+
+    def _give_back(self, ident: bytes, size: int) -> None:
+        """Unlink a staged object that is charged with its size.  Never fails: see `_unlink`."""
+        try:
+            lease = self._ledger.claim(self.account, ident, size)
+        except Refusal:
+            return
+        self._unlink(lease, ident)
+
+    def _unlink(self, lease: Lease, ident: bytes) -> None:
+        """What cannot be unlinked stays charged until the keeper finds it without an owner."""
+        removed = self._drop_quietly(ident)
+        self._ledger.settle(lease, 0 if removed else lease.total)
+
+    def _drop_quietly(self, ident: bytes) -> bool:
+        """False where the object stays on disk."""
+        try:
+            partials.drop(self.tree.staging_fd, ident)
+        except OSError:
+            return False
+        return True
+
+    def remove_file(self, parts: Parts) -> None:
+        """Unlink a file and give its bytes back."""
+        ident = self._namer.removal()
+        with self._ledger.moving(self.account):
+            lease = self._ledger.claim(self.account, ident, 0)
+            try:
+                size = self.tree.take_out(parts, ident)
+            except BaseException:
+                self._ledger.drop(lease)
+                raise
+            lease = self._ledger.cover(lease, size)
+        self._unlink(lease, ident)
+
+    def move(self, parts: Parts, to: Parts, may_replace: bool) -> bool:
+        """Rename a file or folder; True where a file was replaced."""
+        ident = self._namer.removal()
+        with self._ledger.moving(self.account):
+            old = self.tree.move(parts, to, may_replace, ident)
+        if old is not None:
+            self._give_back(ident, old)
+        return old is not None
+
+    def remove_tree(self, parts: Parts) -> Iterator[tuple[int, int]]:
+        """Remove a folder and all below it, depth first; yields (files, folders) so far."""
+        files = folders = 0
+        stack = [(parts, False)]
+        while stack:
+            folder, emptied = stack.pop()
+            if emptied:
+                self.tree.remove_folder(folder)
+                folders += 1
+                yield files, folders
+                continue
+            stack.append((folder, True))
+            for entries in self.tree.list(folder):
+                for entry in entries:
+                    below = (*folder, to_bytes(entry.name))
+                    if entry.type == "folder":
+                        stack.append((below, False))
+                        continue
+                    self.remove_file(below)
+                    files += 1
+                yield files, folders
+
+
+def _source_changed(staged: Staged) -> Refusal:
+    return Refusal(
+        "source-changed",
+        f"{staged.on_disk} bytes of another version of this file are held from an interrupted "
+        "upload; restart to drop them",
+    )

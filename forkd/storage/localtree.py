@@ -1,0 +1,227 @@
+"""The confined tree: an account's visible files, and the staging folder beside them.
+
+Rules
+  1. Every path is resolved by openat2 beneath the account's folder, its last name handled by a
+     dirfd call: nothing outside can be reached, whatever links a race puts in the way.
+  2. A file gets its name by renameat2 out of the staging folder, complete.  Where the name was
+     taken, the two are exchanged: readers see the old file or the new one, and the old one lies in
+     staging, where its size is known exactly.
+  3. A file loses its name by a rename into the staging folder.
+  4. Nothing here knows quotas: charged.py pays for every change.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from forkd import syscalls
+from forkd.errors import Refusal, from_oserror
+from forkd.storage.names import show, to_text
+from forkd.storage.tree import OpenFile, Parts
+from forkd.verbs import Entry
+
+FILE_MODE = 0o666  # less the umask
+FOLDER_MODE = 0o777
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+_LIST_SLICE = 512
+
+
+class LocalTree:
+    """See Tree."""
+
+    def __init__(self, root_fd: int, staging_fd: int) -> None:
+        self.root_fd = root_fd
+        self.staging_fd = staging_fd
+
+    def close(self) -> None:
+        os.close(self.root_fd)
+        os.close(self.staging_fd)
+
+    def open_read(self, parts: Parts) -> OpenFile:
+        with _told(parts):
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), _READ)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise Refusal("is-a-folder", f"{show(parts)!r} is a folder")
+            raise Refusal("not-a-file", f"{show(parts)!r} is not a file")
+        return OpenFile(fd, status.st_size, status.st_mtime)
+
+    def stat(self, parts: Parts) -> Entry:
+        with _told(parts):
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), os.O_PATH)
+            try:
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+        return _entry(to_text(parts[-1]) if parts else "", status)
+
+    def stat_here(self, parts: Parts) -> Entry:
+        with _told(parts), self._parent(parts) as folder:
+            status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+        return _entry(to_text(parts[-1]), status)
+
+    def list(self, parts: Parts) -> Iterator[list[Entry]]:
+        with _told(parts):
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+        try:
+            with _told(parts), os.scandir(fd) as entries:
+                part: list[Entry] = []
+                for found in entries:
+                    try:
+                        status = found.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # removed meanwhile
+                    part.append(_entry(to_text(os.fsencode(found.name)), status))
+                    if len(part) == _LIST_SLICE:
+                        yield part
+                        part = []
+                yield part
+        finally:
+            os.close(fd)
+
+    def make_folder(self, parts: Parts, parents: bool) -> None:
+        if parents:
+            os.close(self.open_folder(parts, parents=True))
+            return
+        with _told(parts), self._parent(parts) as folder:
+            os.mkdir(parts[-1], FOLDER_MODE, dir_fd=folder)
+
+    def open_folder(self, parts: Parts, parents: bool) -> int:
+        with _told(parts):
+            try:
+                return syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+            except FileNotFoundError:
+                if not parents:
+                    raise
+            return self._make_parents(parts)
+
+    def _make_parents(self, parts: Parts) -> int:
+        """Make what is missing, from the top; each level is opened beneath the root again."""
+        for depth in range(1, len(parts) + 1):
+            above = syscalls.open_beneath(self.root_fd, _join(parts[: depth - 1]), OPEN_FOLDER)
+            try:
+                os.mkdir(parts[depth - 1], FOLDER_MODE, dir_fd=above)
+            except FileExistsError:
+                pass
+            finally:
+                os.close(above)
+        return syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+
+    def put_in(self, ident: bytes, folder: int, name: bytes, replace: bool) -> int | None:
+        with _told((name,)):
+            while True:
+                try:
+                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                    return None
+                except FileExistsError:
+                    if not replace:
+                        raise
+                try:
+                    _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+                except FileNotFoundError:
+                    continue  # removed meanwhile: the name is free now
+                old = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
+                if stat.S_ISDIR(old.st_mode):  # a folder took the name between the two calls
+                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+                    _refuse_folder(old, name)
+                return old.st_size if stat.S_ISREG(old.st_mode) else 0
+
+    def take_out(self, parts: Parts, ident: bytes) -> int:
+        with _told(parts), self._parent(parts) as folder:
+            name = parts[-1]
+            _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+            syscalls.rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+            taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
+            if stat.S_ISDIR(taken.st_mode):
+                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                _refuse_folder(taken, name)
+            return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
+
+    def move(self, parts: Parts, to: Parts, replace: bool, ident: bytes) -> int | None:
+        if to[: len(parts)] == parts:
+            raise Refusal("bad-name", f"{show(parts)!r} cannot be moved into itself")
+        with _told(parts), self._parent(parts) as source, _told(to), self._parent(to) as target:
+            try:
+                syscalls.rename(source, parts[-1], target, to[-1], syscalls.RENAME_NOREPLACE)
+                return None
+            except FileExistsError:
+                if not replace:
+                    raise
+            except FileNotFoundError:
+                raise Refusal("not-found", f"there is no {show(parts)!r}") from None
+            _refuse_folder(os.stat(parts[-1], dir_fd=source, follow_symlinks=False), parts[-1])
+            old = os.stat(to[-1], dir_fd=target, follow_symlinks=False)
+            _refuse_folder(old, to[-1])
+            syscalls.rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
+            return self._take_exchanged(source, parts[-1], old, ident)
+
+    def _take_exchanged(self, folder: int, name: bytes, old: os.stat_result, ident: bytes) -> int:
+        """Stage the replaced file, but no other that was given the name meanwhile."""
+        try:
+            if not os.path.samestat(old, os.stat(name, dir_fd=folder, follow_symlinks=False)):
+                return 0
+            syscalls.rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+        except FileNotFoundError:
+            return 0
+        taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
+        if not os.path.samestat(old, taken):
+            try:
+                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+            except FileExistsError:
+                pass  # it was replaced once more: nobody misses it
+            else:
+                return 0
+        return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
+
+    def remove_folder(self, parts: Parts) -> None:
+        with _told(parts), self._parent(parts) as folder:
+            os.rmdir(parts[-1], dir_fd=folder)
+
+    @contextmanager
+    def _parent(self, parts: Parts) -> Iterator[int]:
+        if len(parts) == 1:
+            yield self.root_fd
+            return
+        above = parts[:-1]
+        with _told(above):
+            fd = syscalls.open_beneath(self.root_fd, _join(above), os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _join(parts: Parts) -> bytes:
+    return b"/".join(parts) or b"."
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        kind = "file"
+    elif stat.S_ISDIR(mode):
+        kind = "folder"
+    else:
+        kind = "link" if stat.S_ISLNK(mode) else "other"
+    return Entry(name, kind, status.st_size if kind == "file" else 0, status.st_mtime)
+
+
+def _refuse_folder(status: os.stat_result, name: bytes) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise Refusal("is-a-folder", f"{to_text(name)!r} is a folder")
+
+
+@contextmanager
+def _told(parts: Parts) -> Iterator[None]:
+    """Translate what the kernel says about a path into a refusal."""
+    try:
+        yield
+    except OSError as error:
+        raise from_oserror(error, show(parts)) from error

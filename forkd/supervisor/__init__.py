@@ -1,0 +1,1 @@
+"""What the master is made of: policy, children, requests, listeners, start and reload."""

@@ -1,0 +1,201 @@
+"""From one generation to the next: the start, and every reload.
+
+    read and validate -> bind -> prepare the disk -> fork -> all ready -> settled
+
+Rules
+  1. The first step that fails ends it; nothing that serves has been touched until `settled`.
+  2. One changeover at a time.  The first one is the start: if it fails, the daemon ends.
+  3. Whoever asked hears of every step, and in the end of the outcome.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forkd.config import Config
+from forkd.errors import ConfigError, StartError
+from forkd.log import Log
+from forkd.scoreboard import MASTER_ROW, Scoreboard
+from forkd.seat import BoundListener
+from forkd.supervisor import preflight
+from forkd.supervisor.control import Asker
+from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.listeners import Listeners
+from forkd.supervisor.reload import effective, spec_of, summary
+from forkd.supervisor.roster import Action, Member
+from forkd.supervisor.status import LastReload, World, file_mtime
+from forkd.units import format_count
+
+
+@dataclass(slots=True)
+class Change:
+    """A changeover under way.  `begun` is seconds of CLOCK_MONOTONIC."""
+
+    world: World
+    asker: Asker
+    begun: float
+    notes: list[str]
+    generation: int = 0
+
+
+class Changeover:
+    """Knows the world of each generation, and carries the change to a new one.
+
+    `serving` is the current generation's number, 0 before the start is done.  `prepare` starts the
+    child that prepares the disk and reports to `prepared`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        listeners: Listeners,
+        board: Scoreboard,
+        log: Log,
+        first: World,
+        prepare: Callable[[World], None],
+    ) -> None:
+        self.worlds: dict[int, World] = {}
+        self.last: LastReload | None = None
+        self.serving = 0
+        self._first = first
+        self._change: Change | None = None
+        self._fleet = fleet
+        self._listeners = listeners
+        self._board = board
+        self._log = log
+        self._prepare = prepare
+
+    @property
+    def world(self) -> World:
+        """What serves; at the start, what is about to."""
+        return self.worlds.get(self.serving, self._first)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a changeover is under way, or none is possible any more."""
+        return self._fleet.stopping or self._change is not None
+
+    def start(self, asker: Asker) -> None:
+        """The first generation; its configuration is valid and its sockets are in use."""
+        self._change = Change(self._first, asker, time.monotonic(), [])
+        self._prepare(self._first)
+
+    def reload(self, asker: Asker) -> None:
+        """Begin a reload; it has failed already when it is not `busy` afterwards."""
+        if self.busy:
+            why = "the daemon is stopping" if self._fleet.stopping else "a reload is under way"
+            asker.failed("busy", why)
+            return
+        begun, running = time.monotonic(), self.world
+        source = running.config.source
+        mtime = file_mtime(source)
+        try:
+            wanted, warnings = self._read(source)
+            config = effective(running.config, wanted)
+            opened = self._listeners.open(config.listen.native, config.listen.backlog)
+        except ConfigError as error:
+            self._failed(asker, begun, "bad-config", error.problems)
+            return
+        except StartError as error:
+            self._failed(asker, begun, "cannot-start", [str(error)])
+            return
+        asker.progress(f"checking {source or 'the built-in defaults'} ... ok")
+        world = World(config, opened, time.time(), mtime)
+        notes = summary(running.config, wanted) + self._listeners.skipped
+        notes += [f"warning: {warning}" for warning in warnings]
+        for warning in warnings:
+            self._log.warning("config", warning=warning)
+        self._change = Change(world, asker, begun, notes)
+        self._prepare(world)
+
+    def prepared(self, failure: str, now: float) -> list[Action]:
+        """The disk is ready, or why not."""
+        change = self._change
+        if change is None:
+            return []
+        if not failure:
+            try:
+                actions = self._fleet.begin(spec_of(change.world.config), now)
+                assert self._fleet.incoming
+                change.generation = self._fleet.incoming.id
+                self.worlds[change.generation] = change.world
+                return actions
+            except ValueError as error:
+                failure = str(error)
+        self.failed(failure)
+        return []
+
+    def settled(self) -> None:
+        """The new generation serves."""
+        change, self._change = self._change, None
+        assert change
+        self._listeners.adopt(change.world.listeners)
+        took = time.monotonic() - change.begun
+        told = self._told(change, took)
+        if self.serving:
+            self._count("ok", told, took)
+            try:
+                self._log.reopen(change.world.config.log)  # it may have been moved away
+            except StartError as error:
+                change.notes.append(str(error))
+        self.serving = change.generation
+        self._log.info("serving", generation=change.generation, took=round(took, 3))
+        for line in (told, *change.notes):
+            change.asker.progress(line)
+        change.asker.done({"generation": change.generation, "took": took, "notes": change.notes})
+
+    def failed(self, failure: str) -> None:
+        """The new generation was given up."""
+        change, self._change = self._change, None
+        if change is None:
+            return
+        self._listeners.discard(change.world.listeners)
+        self._failed(change.asker, change.begun, "cannot-start", [failure])
+
+    def retired(self, generation: int) -> None:
+        """Nobody of this generation runs any more."""
+        self.worlds.pop(generation, None)
+
+    def _read(self, source: str) -> tuple[Config, list[str]]:
+        """The configuration and warnings about it.  Raises ConfigError."""
+        if not source:
+            return Config(), []
+        checked = preflight.load(source)
+        return checked.config, checked.warnings
+
+    def release(self, kept: tuple[BoundListener, ...]) -> None:
+        """In a child: close the sockets that are not in use yet."""
+        for listener in self._change.world.listeners if self._change else ():
+            if listener not in kept:
+                listener.socket.close()
+
+    def _failed(self, asker: Asker, begun: float, code: str, problems: list[str]) -> None:
+        if self.serving:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            self._count("failed", problems[0] + more, time.monotonic() - begun)
+            self._log.error("reload-failed", problems=problems, still_serving=self.serving)
+        asker.failed(code, "\n".join(problems))
+
+    def _count(self, outcome: str, message: str, took: float) -> None:
+        self._board.rows[MASTER_ROW].add(f"reloads_total:{outcome}")
+        self.last = LastReload(time.time(), outcome, message, took)
+
+    def _told(self, change: Change, took: float) -> str:
+        """'generation 4: 3 workers serving after 0.31 s; generation 3: 3 workers drain'."""
+        counts: dict[int, list[Member]] = {}
+        for member in self._fleet.members.values():
+            if member.role == "worker":
+                counts.setdefault(member.generation, []).append(member)
+        new = counts.pop(change.generation, [])
+        parts = [f"generation {change.generation}: {_workers(new)} serving after {took:.2f} s"]
+        for generation, members in sorted(counts.items()):
+            sessions = sum(self._board.rows[m.slot].get("sessions") for m in members)
+            told = f"{_workers(members)} to drain, {format_count(sessions, 'session')}"
+            parts.append(f"generation {generation}: {told}")
+        return "; ".join(parts)
+
+
+def _workers(members: list[Member]) -> str:
+    return format_count(len(members), "worker")

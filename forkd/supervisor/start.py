@@ -1,0 +1,173 @@
+"""From a valid configuration to a serving master.
+
+    as root, if so started:   folders, lock, pidfile, listeners, log file
+    (detach)
+    as the serving user:      scoreboard, control socket, then the master's loop
+
+What can fail because of the machine or another daemon fails before detaching.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from forkd.config import Config
+from forkd.errors import StartError
+from forkd.ledger.file import locked_slots, mark_clean
+from forkd.log import STDERR, Log, open_log
+from forkd.master import Master
+from forkd.scoreboard import Scoreboard
+from forkd.supervisor.listeners import Listeners, inherited_sockets
+from forkd.supervisor.mastersetup import Setup
+from forkd.supervisor.notify import Notifier
+from forkd.supervisor.pidfile import LockFile, PidFile
+from forkd.supervisor.privileges import Identity, become, check_writable, identity, make_folders
+from forkd.supervisor.status import World
+
+BIND_PATIENCE = 5.0
+"""Seconds to wait for orphans of a killed daemon to let go of an address."""
+FILES_WANTED = 1 << 20
+"""Descriptors a process may have: each session takes one to three."""
+UMASK = 0o027
+
+
+class FirstAsker:
+    """Hears how the start goes; `failure` stays "" when all is well."""
+
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        self.failure = ""
+        self._on_ready = on_ready
+
+    def progress(self, line: str) -> None:
+        """The log tells the same."""
+
+    def done(self, body: dict[str, Any]) -> None:  # noqa: ARG002
+        self._on_ready()
+
+    def failed(self, code: str, message: str) -> None:  # noqa: ARG002
+        self.failure = message
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is held before detaching."""
+
+    config: Config
+    mtime: float
+    listeners: Listeners
+    log: Log
+    locks: tuple[LockFile, ...]
+    pidfile: PidFile | None
+    owner: Identity | None
+    notifier: Notifier
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What must stay open over detaching."""
+        held = [listener.socket.fileno() for listener in self.listeners.bound]
+        held += [lock.fileno() for lock in self.locks]
+        return held if self.log.fileno() == STDERR else [*held, self.log.fileno()]
+
+
+def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
+    """Make, lock, open and bind what the daemon needs; with `pidfile`, server.pidfile too.
+
+    Raises StartError and AlreadyRunningError; then nothing is left bound or locked.
+    """
+    inherited = inherited_sockets(os.environ)
+    owner = identity(config)
+    make_folders(config, owner)
+    with ExitStack() as undo:
+        lock = LockFile.acquire(os.path.join(config.server.state_dir, "forkd.lock"))
+        undo.callback(lock.close)
+        pid_lock = LockFile.acquire(config.server.pidfile) if pidfile else None
+        if pid_lock:
+            undo.callback(PidFile(pid_lock).discard)
+        listeners = Listeners(inherited)
+        undo.callback(listeners.close)
+        listeners.adopt(listeners.open(config.listen.native, config.listen.backlog, BIND_PATIENCE))
+        log = open_log(config.log, process="master")
+        locks = (lock, pid_lock) if pid_lock else (lock,)
+        if owner:
+            for fd in [*(held.fileno() for held in locks), log.fileno()]:
+                if fd != STDERR:
+                    os.fchown(fd, owner.uid, owner.gid)
+        undo.pop_all()
+    return Ground(
+        *(config, mtime, listeners, log, locks),
+        *(PidFile(pid_lock) if pid_lock else None, owner),
+        Notifier.from_environment(os.environ),
+    )
+
+
+def serve(
+    ground: Ground, on_ready: Callable[[], None], release: Callable[[], None] = lambda: None
+) -> str:
+    """Serve until told to stop; the answer is why it could not start, or "".
+
+    `on_ready` is called once all workers serve; `release` in every child, to close what the caller
+    has open.  Raises StartError.
+    """
+    config, log = ground.config, ground.log
+    try:
+        os.umask(UMASK)
+        raise_file_limit()
+        if not ground.owner and os.geteuid() == 0:
+            log.warning("root", hint="set server.user, so that no process of forkd is root")
+        become(ground.owner)
+        check_writable(config)
+        ground.locks[0].write_pid()
+        for reason in ground.listeners.skipped:
+            log.warning("listener-skipped", reason=reason)
+        first = FirstAsker(on_ready)
+        master = Master(_setup(ground, first, release))
+        master.run()
+        mark_clean(os.path.join(config.server.state_dir, "ledger"))
+        if first.failure:
+            log.error("cannot-start", reason=first.failure)
+        return first.failure
+    finally:
+        ground.listeners.close()
+        ground.locks[0].close()  # a pidfile's is let go when the file is removed
+
+
+def raise_file_limit() -> None:
+    """Allow as many descriptors as this process may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _setup(ground: Ground, first: FirstAsker, release: Callable[[], None]) -> Setup:
+    config, runtime = ground.config, ground.config.server.runtime_dir
+    ledger = os.path.join(config.server.state_dir, "ledger")
+    scoreboard = os.path.join(runtime, "scoreboard")
+    try:
+        board = Scoreboard.create(scoreboard)
+    except OSError as error:
+        raise StartError(f"{scoreboard}: {error.strerror}") from None
+
+    def release_all() -> None:
+        for lock in ground.locks:
+            lock.close()
+        ground.log.close()
+        release()
+
+    return Setup(
+        world=World(config, ground.listeners.bound, time.time(), ground.mtime),
+        listeners=ground.listeners,
+        board=board,
+        log=ground.log,
+        notifier=ground.notifier,
+        control_path=os.path.join(runtime, "control.sock"),
+        locked_slots=lambda: locked_slots(ledger),
+        first=first,
+        release=release_all,
+    )
