@@ -234,7 +234,7 @@ class _Talk:
         self.reply(message.id, {})
 
     def _quota(self, message: Message, request: verbs.Quota) -> None:
-        used = sum(len(file.data) for file in self.peer.files.values())
+        used = sum(len(file.data) for file in list(self.peer.files.values()))
         self.reply(message.id, {"used": used, "limit": self.peer.limit})
 
     def _stat(self, message: Message, request: verbs.Stat) -> None:
@@ -313,7 +313,7 @@ class _Talk:
             self._make_above(path)
         elif folder not in self.peer.folders:
             raise Refusal("not-found", f"there is no {folder!r}")
-        used = sum(len(file.data) for file in self.peer.files.values())
+        used = sum(len(file.data) for file in list(self.peer.files.values()))
         if self.peer.limit is not None and used + request.size > self.peer.limit:
             raise Refusal("quota", "the account's quota does not suffice")
         if len(message.payload) == request.size and request.size <= INLINE_MAX:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import forkd.accounts.sqlite  # noqa: F401 - later, without root, it may be out of reach
 from forkd.accounts import (
     ALL_PERMISSIONS,
     DEFAULT,
@@ -23,8 +24,6 @@ from forkd.accounts import (
     enrol,
     open_accounts,
 )
-
-# accountsdb: what is imported only after root was given up may lie where root alone can read.
 from forkd.config import Config
 from forkd.errors import Refusal, StartError, from_oserror
 from forkd.ledger import file as ledgerfile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -225,7 +226,7 @@ def test_the_number_of_workers_changes_without_cutting_a_transfer(daemon):
     for count in (4, 1, 3):
         result = daemon.ctl("workers", str(count))
         assert result.returncode == 0
-        assert f"{count} workers until the next reload" in result.stdout
+        assert re.match(rf"{count} workers? until the next reload", result.stdout)
         wait_for(lambda count=count: len(daemon.workers()) == count)
     newcomers = [daemon.log_in() for _ in range(6)]
     assert {slot_of(peer) for peer in newcomers} == {w["slot"] for w in daemon.workers()}
