@@ -672,12 +672,14 @@ class Terminal:
     def interrupt(self, prompt: str) -> str:
         """Ctrl-C until `prompt` shows, and what showed before it.
 
-        Again and again: input() misses one that comes between its prompt and its wait.
+        Once more after a silence: input() misses one that comes between its prompt and its wait.
         """
+        self.type("\x03")
         while prompt not in self.seen:
-            self.type("\x03")
-            if select.select([self.fd], [], [], 2)[0]:
+            if select.select([self.fd], [], [], 5)[0]:
                 self.seen += os.read(self.fd, 65536).decode()
+            else:
+                self.type("\x03")
         drawn = self.expect(prompt)
         self.type("in-step\n")
         self.expect("'in-step' is no command")
