@@ -74,7 +74,7 @@ def _read(found: OpenFile, offset: int, length: int, parts: Parts) -> bytes:
     return content
 
 
-class Download(Task):
+class Download:
     """A get in DATA frames."""
 
     def __init__(
@@ -170,7 +170,7 @@ class Download(Task):
         activity.size = activity.moved = 0
 
 
-class Listing(Task):
+class Listing:
     """A list, a slice of the folder at a time."""
 
     def __init__(self, context: Context, ident: int, slices: Iterator[list[Entry]]) -> None:
@@ -211,7 +211,7 @@ class Listing(Task):
             close()
 
 
-class Removal(Task):
+class Removal:
     """remove with "recursive", a slice at a time; then `removed` has it made durable."""
 
     def __init__(

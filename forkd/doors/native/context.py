@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from forkd.accounts import Account
 from forkd.doors.native.wire import Wire, error_frame
@@ -114,19 +115,16 @@ class Context:
             self.moved_down = 0
 
 
-class Task:
+class Task(Protocol):
     """A request that takes more than one step."""
 
     ident: int
 
     def step(self) -> Outcome | None:
         """Go on; None when the request is answered."""
-        raise NotImplementedError
 
     def failed(self, refusal: Refusal) -> None:
         """Answer with the refusal, on the loop's thread; the task is over."""
-        raise NotImplementedError
 
     def abandon(self) -> None:
         """The session is over, on the loop's thread."""
-        raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from forkd.doors.native.context import Context, Task
+from forkd.doors.native.context import Context
 from forkd.errors import Refusal
 from forkd.helpers import runclient
 from forkd.serving.session import AGAIN, Closed, Outcome, Park
@@ -14,7 +14,7 @@ _ENGINE_MAX = 64 * 1024
 """Bytes of further requests that are read while a command runs."""
 
 
-class Running(Task):
+class Running:
     """The answer to a run.  The command is ended when the client leaves."""
 
     def __init__(self, context: Context, ident: int, command: str, user: str) -> None:

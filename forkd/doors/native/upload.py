@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from forkd.digest import digest_of
 from forkd.doors.native.changes import submit
-from forkd.doors.native.context import Context, Login, Task
+from forkd.doors.native.context import Context, Login
 from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.protocol import DataHead, Message
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
@@ -135,7 +135,7 @@ def _refuse_full(staged: Staged, size: int) -> None:
         )
 
 
-class StreamUpload(Task):
+class StreamUpload:
     """A put whose content comes in DATA frames."""
 
     def __init__(
