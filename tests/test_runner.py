@@ -170,7 +170,7 @@ def lives(pid: str) -> bool:
     """Whether it runs; one that is dead and not yet reaped by init does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -132,9 +132,10 @@ def test_a_child_goes_with_its_parent() -> None:
     while True:  # its death closes the pipe's last writer but ours
         try:
             os.kill(grandchild, 0)
-        except ProcessLookupError:
+            state = Path(f"/proc/{grandchild}/stat").read_text().rpartition(")")[2].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
             break
-        if Path(f"/proc/{grandchild}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+        if state == "Z":
             break
     os.close(read)
     os.close(write)
