@@ -15,6 +15,7 @@ import time
 
 from forkd import messages
 from forkd.config import Config
+from forkd.errors import Refusal
 from forkd.helpers.reaper import open_staging, reap
 from forkd.helpers.verifier import Verifier
 from forkd.ledger.file import LedgerFile, locked_slots
@@ -138,7 +139,7 @@ class Keeper:
             if name.isdigit() and 0 < int(name) <= self._file.capacity:
                 try:
                     count += self._sweep(int(name), living)
-                except OSError as error:
+                except (OSError, Refusal) as error:
                     self._log.error("sweep-failed", account=int(name), error=str(error))
         self._row.set("partials", count)
 

@@ -239,10 +239,6 @@ class LedgerFile:
                 reserved.get(account, 0),
             )
 
-    def sync(self) -> None:
-        """Write the changed pages to the disk."""
-        os.fdatasync(self._fd)
-
     # slots
 
     def hold_slot(self, slot: int) -> bool:
