@@ -8,13 +8,17 @@ BIN := $(VENV)/bin
 PROGRAMS := $(VENV)/.programs
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint format format-check types clean
+.PHONY: demo test torture bench lint format format-check types clean
 
 demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
 
 test: $(STAMP)
 	$(BIN)/pytest -n auto --dist loadfile
+
+# The promises at scale: every test marked so, in its long form, one after the other.
+torture: $(STAMP)
+	FORKD_TORTURE=1 $(BIN)/pytest -m torture --timeout 3600 tests/system
 
 bench: $(STAMP)
 	$(BIN)/python bench/bench_ledger.py

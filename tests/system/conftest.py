@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rig import Daemon, running
+from torture import PROPERTY, Tell
 
 
 @contextmanager
@@ -59,3 +60,15 @@ def daemon_with(folder: Path) -> Iterator[Callable[..., Daemon]]:
             return stack.enter_context(running(folder, settings))
 
         yield start
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Figures for the table at the end of a run; floats with two decimals."""
+
+    def told(**figures: object) -> None:
+        for name, value in figures.items():
+            shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+            record_property(PROPERTY, f"{name.replace('_', ' ')} {shown}")
+
+    return told
