@@ -19,7 +19,6 @@ State of the engine, by what the next byte is:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 
 import msgspec
@@ -60,8 +59,7 @@ class Role(IntEnum):
     CLIENT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A whole frame of any type but DATA."""
 
     type: Type
@@ -70,8 +68,7 @@ class Message:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DataHead:
+class DataHead(msgspec.Struct, frozen=True, gc=False):
     """The head of a DATA frame; `length` payload bytes follow through `take` or `bypass`."""
 
     id: int
@@ -176,10 +173,10 @@ class Engine:
         whole = HEADER.size + meta_len + length
         if have < whole:
             return None
-        view = memoryview(self._buffer)
-        meta = bytes(view[body : body + meta_len])
-        payload = bytes(view[body + meta_len : body + meta_len + length])
-        view.release()
+        content = body + meta_len
+        with memoryview(self._buffer) as view:
+            meta = bytes(view[body:content])
+            payload = bytes(view[content : content + length]) if length else b""
         self._advance(whole)
         return Message(frame_type, ident, meta, payload)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,7 +50,7 @@ class Usage:
     reserved: int = 0
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     """A claim on `total` bytes for one staged object."""
 
     index: int
@@ -79,6 +79,12 @@ class Ledger(Protocol):
         """Claim `total` bytes for the staged object `ident` that holds `held` bytes already.
 
         Raises Refusal: quota, busy.
+        """
+
+    def reserve_fresh(self, account: int, wanted: Sequence[tuple[bytes, int]]) -> list[Lease]:
+        """Claim bytes for several staged objects (ident, total) that are not there yet.
+
+        All of them or none: raises Refusal as `reserve` does.
         """
 
     def claim(self, account: int, ident: bytes, total: int) -> Lease:
@@ -141,9 +147,15 @@ class MappedLedger:
             raise _standing() from None
 
     def reserve(self, account: int, ident: bytes, total: int, held: int) -> Lease:
-        file, slot = self.file, self._slot
         claimed = max(total, held)
-        more = claimed - held
+        return self._reserve(account, ((ident, claimed),), claimed - held)[0]
+
+    def reserve_fresh(self, account: int, wanted: Sequence[tuple[bytes, int]]) -> list[Lease]:
+        return self._reserve(account, wanted, sum(total for _, total in wanted))
+
+    def _reserve(self, account: int, wanted: Sequence[tuple[bytes, int]], more: int) -> list[Lease]:
+        """Leases of the `wanted` totals, for which the charge rises by `more` bytes."""
+        file, slot, free = self.file, self._slot, self._free
         if self._owed:
             self.settle_owed()
         try:
@@ -151,16 +163,17 @@ class MappedLedger:
                 charged, limit, ops, flags = file.read_account(account)
                 if more:
                     _check_room(charged, limit, flags, more)
-                if len(self._free) <= _FOR_REMOVALS:
+                if len(free) < _FOR_REMOVALS + len(wanted):
                     raise _too_many()
-                index = self._free.pop()
+                leases = [Lease(free.pop(), account, total) for _, total in wanted]
                 file.set_busy(slot, account)
-                file.write_lease(slot, index, HELD, account, claimed, ident)
+                for lease, (ident, total) in zip(leases, wanted, strict=True):
+                    file.write_lease(slot, lease.index, HELD, account, total, ident)
                 file.write_charge(account, charged + more, ops + 1)
                 file.set_busy(slot, 0)
         except TimeoutError:
             raise _standing() from None
-        return Lease(index, account, claimed)
+        return leases
 
     def claim(self, account: int, ident: bytes, total: int) -> Lease:
         try:

@@ -51,7 +51,7 @@ def source(size: int, **more: object) -> Source:
 
 
 def put(files: ChargedTree, name: str, content: bytes, *, may_replace: bool = True) -> bool:
-    incoming = files.begin_own(len(content), name)
+    incoming = files.begin_own(name, len(content))
     return fill_and_publish(files, incoming, name, content, may_replace)
 
 
@@ -166,7 +166,7 @@ def test_what_is_over_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) ->
     with place_in(tmp_path, limit=len(NEW)) as place:
         files = place.files()
         for begin in (
-            lambda: files.begin_own(len(NEW) + 1, "f"),
+            lambda: files.begin_own("f", len(NEW) + 1),
             lambda: files.begin_stream(source(len(NEW) + 1), (b"f",), False),
         ):
             with pytest.raises(Refusal) as refused:
@@ -248,7 +248,7 @@ def test_sixteen_at_once_are_enough(place: Place) -> None:
 def test_what_cannot_be_unlinked_stays_charged(place: Place, monkeypatch) -> None:
     files = place.files()
     put(files, "f", OLD)
-    incoming = files.begin_own(10, "g")
+    incoming = files.begin_own("g", 10)
     os.write(incoming.staged.fd, b"x" * 10)
     real = os.unlink
 

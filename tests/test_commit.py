@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     return done
 
 
+@dataclass(frozen=True)
+class Made:
+    """A change made of functions."""
+
+    data: int | None
+    apply: Callable[[Folders], object]
+    fail: Callable[[], None]
+    done: Callable[[Result], None]
+
+
 class Loop:
     """The loop's side: submits, and delivers until all is done."""
 
@@ -56,7 +67,7 @@ class Loop:
         self.results: list[Result] = []
 
     def submit(self, change: Change) -> None:
-        self.committer.submit(change)
+        self.committer.submit([change])
 
     def finish(self) -> list[Result]:
         while not self.committer.idle:
@@ -73,7 +84,7 @@ def upload(
     *,
     parents: bool = False,
 ) -> None:
-    incoming = files.begin_own(len(content), "f")
+    incoming = files.begin_own("f", len(content))
     os.write(incoming.staged.fd, content)
 
     def apply(folders: Folders) -> object:
@@ -85,17 +96,17 @@ def upload(
         return files.publish(incoming, folder, path[-1], True)
 
     loop.submit(
-        Change(incoming.staged.fd, apply, lambda: files.discard(incoming), loop.results.append)
+        Made(incoming.staged.fd, apply, lambda: files.discard(incoming), loop.results.append)
     )
 
 
 def test_data_then_name_then_folder_then_answer(place: Place, steps: Steps) -> None:
     loop, files = Loop("group"), place.files()
     answered_after: list[int] = []
-    incoming = files.begin_own(3, "f")
+    incoming = files.begin_own("f", 3)
     os.write(incoming.staged.fd, b"abc")
     loop.submit(
-        Change(
+        Made(
             incoming.staged.fd,
             lambda folders: files.publish(incoming, folders.get(files.tree, ()), b"f", False),
             lambda: None,
@@ -202,8 +213,8 @@ def test_a_fault_in_a_change_stops_nobody(place: Place, durability: str, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", lambda fd: broken_disk(fd) if fd == -7 else None)
-        loop.submit(Change(-7, fault, fault, loop.results.append))
-        loop.submit(Change(None, fault, fault, loop.results.append))
+        loop.submit(Made(-7, fault, fault, loop.results.append))
+        loop.submit(Made(None, fault, fault, loop.results.append))
         loop.finish()
     upload(loop, files, (b"f",), b"x")
     *faults, ok = loop.finish()
@@ -216,7 +227,7 @@ def test_changes_are_applied_and_answered_in_their_order(place: Place) -> None:
     applied: list[int] = []
     for number in range(600):
         loop.submit(
-            Change(
+            Made(
                 None,
                 lambda folders, n=number: applied.append(n) or n,
                 lambda: None,
@@ -229,7 +240,7 @@ def test_changes_are_applied_and_answered_in_their_order(place: Place) -> None:
 def test_a_crowd_is_told(place: Place) -> None:
     loop = Loop("full")
     for _ in range(CROWD + 2):
-        loop.submit(Change(None, lambda folders: None, lambda: None, loop.results.append))
+        loop.submit(Made(None, lambda folders: None, lambda: None, loop.results.append))
     assert loop.committer.crowded
     loop.finish()
     assert not loop.committer.crowded

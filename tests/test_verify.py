@@ -102,7 +102,7 @@ def test_what_is_moved_while_the_disk_is_read_is_noticed(place: Place, monkeypat
         if len(read) == 1:
             files.move((b"f",), (b"g",), may_replace=False)
         if len(read) == 2:
-            files.abandon(files.begin_own(100, "h"))
+            files.abandon(files.begin_own("h", 100))
         return total
 
     monkeypatch.setattr(verify, "count_bytes", count)
@@ -118,7 +118,7 @@ def test_while_uploads_run_every_judgement_is_right(place: Place) -> None:
         number = 0
         while not over.is_set():
             number += 1
-            incoming = files.begin_own(100, "f")
+            incoming = files.begin_own("f", 100)
             os.write(incoming.staged.fd, b"x" * 100)
             folder = files.tree.open_folder((), parents=False)
             files.publish(incoming, folder, b"f%d" % (number % 3), True)

@@ -11,7 +11,7 @@ lease, else whoever holds a partial's lock, else the keeper (for objects of dead
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from forkd.errors import Refusal, from_oserror
@@ -49,16 +49,34 @@ class ChargedTree:
 
     # uploads
 
-    def begin_own(self, size: int, path: str) -> Incoming:
-        """An upload that ends with this process if it does not end before."""
-        ident = self._namer.upload()
-        lease = self._ledger.reserve(self.account, ident, size, 0)
+    def begin_own(self, path: str, size: int) -> Incoming:
+        """An upload of `size` bytes that ends with this process if it does not end before."""
+        begun = self.begin_fresh([(path, size)])[0]
+        if isinstance(begun, Refusal):
+            raise begun
+        return begun
+
+    def begin_fresh(self, uploads: Sequence[tuple[str, int]]) -> list[Incoming | Refusal]:
+        """Several of those (path, size) with one reservation, or else with one each."""
+        wanted = [(self._namer.upload(), size) for _, size in uploads]
+        try:
+            leases = self._ledger.reserve_fresh(self.account, wanted)
+        except Refusal as refusal:
+            if len(uploads) == 1:
+                return [refusal]
+            return [self.begin_fresh((upload,))[0] for upload in uploads]
+        return [
+            self._create(path, ident, lease)
+            for (path, _), (ident, _), lease in zip(uploads, wanted, leases, strict=True)
+        ]
+
+    def _create(self, path: str, ident: bytes, lease: Lease) -> Incoming | Refusal:
         try:
             staged = partials.create_own(self.tree.staging_fd, ident)
         except OSError as error:
             self._ledger.settle(lease, 0)
-            raise from_oserror(error, path) from error
-        return Incoming(staged, lease, size)
+            return from_oserror(error, path)
+        return Incoming(staged, lease, lease.total)
 
     def begin_stream(self, source: Source, parts: Parts, restart: bool) -> Incoming:
         """A resumable upload, gone on with where something fitting is held."""

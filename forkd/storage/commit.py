@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from forkd import syscalls
@@ -74,15 +73,21 @@ Result = object
 """What `apply` answered, or the Refusal or other exception that it raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """`data` is a file to flush first; `done` gets the result on the loop's thread."""
+class Change(Protocol):
+    """What is to be made durable; `apply` and `fail` may be called on any thread."""
 
-    data: int | None
-    apply: Callable[[Folders], object]
-    fail: Callable[[], None]
-    """Called instead of `apply` when the data could not be flushed."""
-    done: Callable[[Result], None]
+    @property
+    def data(self) -> int | None:
+        """A file to flush first."""
+
+    def apply(self, folders: Folders, /) -> object:
+        """Make the change; what it touches is got from `folders`."""
+
+    def fail(self) -> None:
+        """Called instead of `apply` when the data could not be flushed."""
+
+    def done(self, result: Result, /) -> None:
+        """Take the result, on the loop's thread."""
 
 
 class Committer(Protocol):
@@ -96,7 +101,7 @@ class Committer(Protocol):
     def crowded(self) -> bool:
         """Who has a change under way should wait for that before the next."""
 
-    def submit(self, change: Change) -> None:
+    def submit(self, changes: Sequence[Change]) -> None:
         """On the loop's thread."""
 
 
@@ -114,13 +119,14 @@ class ImmediateCommitter:
     idle = True
     crowded = False
 
-    def submit(self, change: Change) -> None:
+    def submit(self, changes: Sequence[Change]) -> None:
         folders = Folders()
         try:
-            result = _applied(change, folders)
+            results = [_applied(change, folders) for change in changes]
         finally:
             folders.close()
-        change.done(result)
+        for change, result in zip(changes, results, strict=True):
+            change.done(result)
 
 
 class DurableCommitter:
@@ -141,8 +147,8 @@ class DurableCommitter:
     def crowded(self) -> bool:
         return len(self._waiting) >= CROWD
 
-    def submit(self, change: Change) -> None:
-        self._waiting.append(change)
+    def submit(self, changes: Sequence[Change]) -> None:
+        self._waiting.extend(changes)
         if not self._running:
             self._start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from forkd import protocol
@@ -9,44 +10,73 @@ from forkd.doors.native.context import Context, Slot
 from forkd.doors.native.wire import error_frame
 from forkd.errors import Refusal
 from forkd.protocol import Type
-from forkd.storage.commit import Change, Folders, Result
+from forkd.storage.commit import Folders, Result
 
 
-def submit(
-    context: Context,
-    ident: int,
-    apply: Callable[[Folders], object],
-    *,
-    meta: Callable[[object], object],
-    ended: Callable[[str], None],
-    data: int | None = None,
-    fail: Callable[[], None] = lambda: None,
-) -> None:
-    """Submit a change; `meta` makes the reply of what `apply` answered, `ended` hears the outcome.
+class Answered(Slot, ABC):
+    """A change (see commit.Change) that is also the place of its answer.
 
-    `data` is a file to flush first, `fail` is called when that does not work.
+    Subclasses say what is done, and what is told of it.
     """
-    slot = Slot()
 
-    def done(result: Result) -> None:
+    __slots__ = ("_context", "_ident")
+    data: int | None = None
+
+    def __init__(self, context: Context, ident: int) -> None:
+        super().__init__()
+        self._context = context
+        self._ident = ident
+
+    @abstractmethod
+    def apply(self, folders: Folders) -> object:
+        """Make the change."""
+
+    def fail(self) -> None:
+        """The data could not be flushed."""
+
+    def reply(self, result: object) -> object:
+        """The meta of the answer to what `apply` came to."""
+        return result
+
+    def ended(self, outcome: str) -> None:
+        """Hear how it ended: "ok" or the code of a refusal."""
+
+    def done(self, result: Result) -> None:
         try:
-            slot.frame = answer(result)
+            self.frame = self._answer(result)
         except Exception as fault:  # one session's trouble, not that of all in the round
-            slot.frame = error_frame(ident, _unexpected(context, fault))
-        context.change_done()
+            self.frame = error_frame(self._ident, _unexpected(self._context, fault))
+        self._context.change_done()
 
-    def answer(result: Result) -> bytes:
+    def _answer(self, result: Result) -> bytes:
         if not isinstance(result, BaseException):
-            ended("ok")
-            return protocol.frame(Type.REPLY, ident, meta(result))
+            self.ended("ok")
+            return protocol.frame(Type.REPLY, self._ident, self.reply(result))
+        context = self._context
         refusal = result if isinstance(result, Refusal) else _unexpected(context, result)
         context.core.row.add(f"refusals_total:{refusal.code}")
-        ended(refusal.code)
-        return error_frame(ident, refusal)
+        self.ended(refusal.code)
+        return error_frame(self._ident, refusal)
 
-    context.pending.append(slot)
-    context.changes += 1
-    context.core.committer.submit(Change(data, apply, fail, done))
+
+class Reshaping(Answered):
+    """A change of names: `work` makes it, and its answer is what that came to."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, context: Context, ident: int, work: Callable[[Folders], object]) -> None:
+        super().__init__(context, ident)
+        self._work = work
+
+    def apply(self, folders: Folders) -> object:
+        return self._work(folders)
+
+
+def submit(context: Context, changes: list[Answered]) -> None:
+    """Have changes of one session made durable, in this order."""
+    context.pending.extend(changes)
+    context.changes += len(changes)
+    context.core.committer.submit(changes)
 
 
 def _unexpected(context: Context, error: BaseException) -> Refusal:

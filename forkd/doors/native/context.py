@@ -15,11 +15,13 @@ from forkd.serving.session import Activity, Outcome
 from forkd.storage.charged import ChargedTree
 
 
-@dataclass(slots=True)
 class Slot:
     """The place of one answer in the order of answers."""
 
-    frame: bytes | None = None
+    __slots__ = ("frame",)
+
+    def __init__(self, frame: bytes | None = None) -> None:
+        self.frame = frame
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from forkd.doors.native import answers
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.gate import Gate
 from forkd.doors.native.requests import carry_out
-from forkd.doors.native.upload import put_inline
+from forkd.doors.native.smallputs import SmallPuts
 from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
@@ -58,6 +58,7 @@ class NativeDoor:
         """`tls` None: whatever comes is plain.  `buffer` is shared by all doors of the loop."""
         self._context = Context(core, peer, Wire(Plain(sock), buffer), activity)
         self._context.wire.engine.inline_max = _STRANGERS_PAYLOAD
+        self._small = SmallPuts(self._context)
         self._gate = Gate(self._context, self._end, self.kick)
         self._login_by = time.monotonic() + core.config.limits.login_timeout
         self._linger_until = 0.0
@@ -125,7 +126,8 @@ class NativeDoor:
         if wire.waiting >= OUT_MAX and not wire.flush():
             return Park(wire.transport.wants, self._stall())
         most = 1 if context.core.committer.crowded else _CHANGES_MAX
-        if len(context.pending) >= most:
+        if len(context.pending) + len(self._small) >= most:
+            self._small.flush()
             return self._await_changes()
         return self._take_event()
 
@@ -152,7 +154,7 @@ class NativeDoor:
     def _read(self) -> Outcome | None:
         wire = self._context.wire
         count = wire.fill()
-        if count:
+        if count or self._small.flush():
             return None
         if count == 0:
             self._end("the client left")
@@ -175,8 +177,9 @@ class NativeDoor:
         try:
             request = decode_request(message.meta)
             if isinstance(request, Put) and _is_inline(message, request):
-                put_inline(context, self._login(), message, request)
+                self._small.add(self._login(), message, request)
                 return None
+            self._small.flush()
             if context.pending:
                 self._held = message
                 return self._await_changes()
@@ -184,6 +187,7 @@ class NativeDoor:
         except FrameError:
             raise
         except Refusal as refusal:
+            self._small.flush()
             context.refuse(message.id, refusal)
             return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forkd.doors.native import answers
-from forkd.doors.native.changes import submit
+from forkd.doors.native.changes import Reshaping, submit
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.running import Running
 from forkd.doors.native.upload import StreamUpload
@@ -119,4 +119,4 @@ def _reshape(
             folders.get(login.files.tree, parts)
         return result
 
-    submit(context, ident, apply, meta=lambda result: result, ended=lambda _: None)
+    submit(context, [Reshaping(context, ident, apply)])

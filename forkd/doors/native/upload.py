@@ -1,4 +1,4 @@
-"""put: small files in one message, others as a stream that can be resumed."""
+"""put as a stream that can be resumed; smallputs.py has those in one message."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 import time
 from collections.abc import Callable
 
-from forkd.digest import digest_of
 from forkd.doors.native.changes import submit
 from forkd.doors.native.context import Context, Login
+from forkd.doors.native.publishing import Publication, Upload, mismatch, set_time
 from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.protocol import DataHead, Message
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
 from forkd.serving.transfer import STEP_BYTES, Pace, Receiver
 from forkd.storage.charged import ChargedTree, Incoming
-from forkd.storage.commit import Folders
 from forkd.storage.names import parse_file_path, show
 from forkd.storage.partials import Staged
 from forkd.storage.sidecar import Source
@@ -27,84 +26,6 @@ _DEFERRED_BYTES = 4 * 1024 * 1024
 _TAKE = 256 * 1024
 _TURNS = 32
 """Frames, or pieces of them, in one step: others want a turn too."""
-
-
-def put_inline(context: Context, login: Login, message: Message, put: Put) -> None:
-    """A whole file in one message: write it, submit it; the answer follows the commit."""
-    began = time.monotonic()
-    parts = parse_file_path(put.path)
-    login.demand("write")
-    digest = _check_digest(put, message.payload)
-    incoming = login.files.begin_own(put.size, put.path)
-    try:
-        left = memoryview(message.payload)
-        while left:
-            left = left[os.write(incoming.staged.fd, left) :]
-        _set_time(incoming, put)
-    except OSError as error:
-        login.files.discard(incoming)
-        raise from_oserror(error, put.path) from error
-    context.moved_up += put.size
-    _commit(context, login, message.id, put, parts, incoming, digest, began)
-
-
-def _check_digest(put: Put, content: bytes) -> str | None:
-    if put.digest is None and not put.check:
-        return None
-    digest = digest_of(content)
-    if put.digest is not None and put.digest != digest:
-        raise _mismatch(put.digest, digest)
-    return digest
-
-
-def _mismatch(announced: str, arrived: str) -> Refusal:
-    return Refusal(
-        "digest-mismatch",
-        f"the content has the digest {arrived}, announced was {announced}; nothing was changed",
-    )
-
-
-def _set_time(incoming: Incoming, put: Put) -> None:
-    if put.mtime is not None:
-        stamp = int(put.mtime * 1_000_000_000)
-        os.utime(incoming.staged.fd, ns=(stamp, stamp))
-
-
-def _commit(
-    context: Context,
-    login: Login,
-    ident: int,
-    put: Put,
-    parts: Parts,
-    incoming: Incoming,
-    digest: str | None,
-    began: float,
-) -> None:
-    """Have a complete upload made durable and published; its answer keeps its turn."""
-    may_replace = put.replace and "replace" in login.account.permissions
-    parents = put.parents and "mkdir" in login.account.permissions
-    files = login.files
-    arrived = put.size - incoming.staged.held
-
-    def apply(folders: Folders) -> object:
-        try:
-            folder = folders.get(files.tree, parts[:-1], parents)
-        except BaseException:
-            files.abandon(incoming)
-            raise
-        return files.publish(incoming, folder, parts[-1], may_replace)
-
-    submit(
-        context,
-        ident,
-        apply,
-        meta=lambda replaced: {"size": put.size, "digest": digest, "replaced": replaced},
-        ended=lambda outcome: context.ended(
-            "up", show(parts), arrived, time.monotonic() - began, outcome
-        ),
-        data=incoming.staged.fd,
-        fail=lambda: files.discard(incoming),
-    )
 
 
 def check_target(files: ChargedTree, parts: Parts, parents: bool, may_replace: bool) -> None:
@@ -169,7 +90,7 @@ class StreamUpload:
             source = Source(show(self._parts), put.client, put.size, put.tag, check, put.digest)
             incoming = files.begin_stream(source, self._parts, put.restart)
         else:
-            incoming = files.begin_own(put.size, put.path)
+            incoming = files.begin_own(put.path, put.size)
         self._incoming = incoming
         staged = incoming.staged
         _refuse_full(staged, put.size)
@@ -289,17 +210,15 @@ class StreamUpload:
             if announced != arrived:
                 self._login.files.discard(incoming)
                 self._incoming = None
-                raise _mismatch(announced, arrived)
+                raise mismatch(announced, arrived)
         try:
-            _set_time(incoming, put)
+            set_time(incoming, put)
         except OSError as error:
             raise from_oserror(error, put.path) from error
         self._incoming = None
         self._idle()
-        _commit(
-            *(self._context, self._login, self.ident, put, self._parts),
-            *(incoming, arrived, self._began),
-        )
+        upload = Upload(self.ident, put, self._parts, arrived, self._began)
+        submit(self._context, [Publication(self._context, self._login, upload, incoming)])
 
     def failed(self, refusal: Refusal) -> None:
         self._give_up(refusal.code)
