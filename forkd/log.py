@@ -1,9 +1,10 @@
 """Structured log lines: one line an event, for people on a terminal and JSON elsewhere.
 
 Rules
-  1. A line is written with a single write(2) to a descriptor opened for appending, so lines of
-     several processes never mix.  A line that cannot be written is lost, never an error; nor is it
-     waited for: a terminal or pipe that nobody reads must not stop the daemon.
+  1. Whole lines are written with a single write(2) to a descriptor opened for appending, so lines
+     of several processes never mix.  A line that cannot be written is lost, never an error; nor is
+     it waited for: a terminal or pipe that nobody reads must not stop the daemon.
+     The lines of transfers are held until `flush`, so that many small files share a write.
   2. What a peer sent is data: everything unprintable in it is escaped, so no name can forge a line
      or steer a terminal.
   3. A field that is called like a secret is masked.  Do not rely on it: log no secrets.
@@ -18,6 +19,7 @@ import os
 import re
 import select
 import stat
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,8 @@ from forkd.config import Log as LogSettings
 from forkd.errors import StartError
 
 STDERR = 2
+_HELD_MAX = 4096
+"""Bytes in one write of several lines: what a pipe takes as a whole, see PIPE_BUF in pipe(7)."""
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -116,18 +120,22 @@ class Log:
         if not self._transfers:
             return
         level = "info" if outcome == "ok" else "warning"
-        time, took = _clock(), round(seconds, 6)
+        stamp, took = self._handler.clock(), round(seconds, 6)
         line = _TransferLine(
-            *(time, level, "transfer", user, address, session),
+            *(stamp, level, "transfer", user, address, session),
             *(direction, path, size, took, outcome, door),
         )
         if self._handler.json:
-            self._handler.write(lambda: _json_line(line))
+            self._handler.hold(lambda: _json_line(line))
         else:
             fields = msgspec.structs.asdict(line)
             for name in ("time", "level", "event"):
                 del fields[name]
-            self._handler.write(lambda: _human_line(time, level, "transfer", fields))
+            self._handler.hold(lambda: _human_line(stamp, level, "transfer", fields))
+
+    def flush(self) -> None:
+        """Write the lines that are held; for the thread that logs the transfers."""
+        self._handler.flush_held()
 
     def reopen(self, settings: LogSettings) -> None:
         """Go on as other settings want it, or in the new file where the old one was moved away.
@@ -145,6 +153,7 @@ class Log:
 
     def close(self) -> None:
         """Close the file; standard error stays open."""
+        self._handler.flush_held()
         self._handler.close()
 
 
@@ -186,43 +195,65 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.fd = fd
         self.json = json
+        self.clock = Clock().now
         self._lost = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._room = _watch_room(fd)
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {name: _mask(name, value) for name, value in record.__dict__["fields"].items()}
         level = record.levelname.lower()
-        time = _clock(record.created)
+        stamp = _text_of(record.created)
         if self.json:
-            head = {"time": time, "level": level, "event": record.msg}
+            head = {"time": stamp, "level": level, "event": record.msg}
             self.write(lambda: _json_line(head | fields))
         else:
-            self.write(lambda: _human_line(time, level, record.msg, fields))
+            self.write(lambda: _human_line(stamp, level, record.msg, fields))
 
     def write(self, make: Callable[[], bytes]) -> None:
         """Hand one whole line to the kernel; a full disk, pipe or terminal loses it.
 
         So does a line that cannot be made: whoever logs has better things to do than fail.
         """
+        self._write(self._made(make), 1)
+
+    def hold(self, make: Callable[[], bytes]) -> None:
+        """Keep a line for the next `flush_held`, or until no more fit into one write."""
+        line = self._made(make)
+        if self._held_bytes + len(line) > _HELD_MAX:
+            self.flush_held()
+        self._held.append(line)
+        self._held_bytes += len(line)
+
+    def flush_held(self) -> None:
+        """Write what is held, at once."""
+        if self._held:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self._write(b"".join(held), len(held))
+
+    def _made(self, make: Callable[[], bytes]) -> bytes:
         try:
-            line = make()
+            return make()
         except Exception as error:
-            line = self._event_line("error", "line-failed", {"error": ascii(error)})
+            return self._event_line("error", "line-failed", {"error": ascii(error)})
+
+    def _write(self, text: bytes, lines: int) -> None:
         if self._room is not None and not self._room.poll(0):
-            self._lost += 1
+            self._lost += lines
             return
         if self._lost:
             lost, self._lost = self._lost, 0
-            line = self._event_line("warning", "lines-lost", {"lines": lost}) + line
+            text = self._event_line("warning", "lines-lost", {"lines": lost}) + text
         try:
-            os.write(self.fd, line)
+            os.write(self.fd, text)
         except OSError:
             pass
 
     def _event_line(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
         if self.json:
-            return _json_line({"time": _clock(), "level": level, "event": event} | fields)
-        return _human_line(_clock(), level, event, fields)
+            return _json_line({"time": self.clock(), "level": level, "event": event} | fields)
+        return _human_line(self.clock(), level, event, fields)
 
     def close(self) -> None:
         super().close()
@@ -243,10 +274,25 @@ def _watch_room(fd: int) -> select.poll | None:
     return room
 
 
-def _clock(at: float | None = None) -> str:
-    """Seconds since 1970 (default: now) as RFC 3339 in UTC, with milliseconds."""
-    utc = datetime.UTC
-    when = datetime.datetime.now(utc) if at is None else datetime.datetime.fromtimestamp(at, utc)
+class Clock:
+    """The time now as text; the text of a second is made once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def now(self) -> str:
+        """RFC 3339 in UTC, with milliseconds."""
+        at = time.time()
+        second = int(at)
+        if second != self._second:
+            self._second, self._text = second, _text_of(second)[:-4]
+        return f"{self._text}{int((at - second) * 1000):03d}Z"
+
+
+def _text_of(at: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, with milliseconds."""
+    when = datetime.datetime.fromtimestamp(at, datetime.UTC)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -284,8 +330,8 @@ def _scrubbed(line: _TransferLine | dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _human_line(time: str, level: str, event: str, fields: dict[str, Any]) -> bytes:
-    parts = [f"{time[11:19]} {level.upper():7} {event}"]
+def _human_line(stamp: str, level: str, event: str, fields: dict[str, Any]) -> bytes:
+    parts = [f"{stamp[11:19]} {level.upper():7} {event}"]
     parts += [f"{name}={_human_value(value)}" for name, value in fields.items() if value != ""]
     return (" ".join(parts) + "\n").encode(errors="backslashreplace")
 

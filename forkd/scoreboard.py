@@ -17,6 +17,7 @@ import hashlib
 import mmap
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -86,6 +87,22 @@ def _counters() -> tuple[str, ...]:
 COUNTERS = _counters()
 CELLS = GAUGES + COUNTERS
 INDEX = {name: i for i, name in enumerate(CELLS)}
+_ENDED = {
+    (door, direction, outcome == "ok"): INDEX[f"transfers_total:{door}:{direction}:{outcome}"]
+    for door in DOORS
+    for direction in DIRECTIONS
+    for outcome in OUTCOMES
+}
+_HISTOGRAMS = {
+    direction: tuple(
+        INDEX[f"{cell}:{direction}{first}"]
+        for cell, first in (
+            *(("duration_us_sum", ""), ("size_sum", "")),
+            *(("duration_bucket", ":0"), ("size_bucket", ":0")),
+        )
+    )
+    for direction in DIRECTIONS
+}
 _ROW_BYTES = (len(CELLS) * 8 + 63) // 64 * 64
 _HEADER = struct.Struct("<16s16sQ")
 _HEADER_BYTES = 4096
@@ -130,20 +147,15 @@ class Row:
         The histograms tell of complete transfers only.  `bytes_total` is not touched: it is
         counted while the bytes move.
         """
-        self.add(f"transfers_total:{door}:{direction}:{'ok' if ok else 'failed'}")
+        cells = self._cells
+        cells[_ENDED[door, direction, ok]] += 1
         if not ok:
             return
-        self.add(f"duration_us_sum:{direction}", int(seconds * 1e6))
-        self.add(f"size_sum:{direction}", size)
-        self.add(f"duration_bucket:{direction}:{_bucket(DURATION_BOUNDS, seconds)}")
-        self.add(f"size_bucket:{direction}:{_bucket(SIZE_BOUNDS, size)}")
-
-
-def _bucket(bounds: tuple[float, ...], value: float) -> int:
-    for i, bound in enumerate(bounds):
-        if value <= bound:
-            return i
-    return len(bounds)
+        duration_sum, size_sum, durations, sizes = _HISTOGRAMS[direction]
+        cells[duration_sum] += int(seconds * 1e6)
+        cells[size_sum] += size
+        cells[durations + bisect_left(DURATION_BOUNDS, seconds)] += 1
+        cells[sizes + bisect_left(SIZE_BOUNDS, size)] += 1
 
 
 @dataclass(frozen=True, slots=True)

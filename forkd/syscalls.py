@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -69,8 +70,17 @@ _OUTSIDE = 4
 """EXDEV is also what a file gives that is renamed out of the folder while it is opened, as every
 replaced one is: only what is outside every time is outside."""
 
-_HOW_SIZE = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
-_OPENAT2 = ctypes.c_long(_SYS_OPENAT2)
+_HOW_SIZE = ctypes.sizeof(_OpenHow)
+_openat2 = _libc["syscall"]  # a function object of its own, with its types
+_openat2.argtypes = (ctypes.c_long, _int, _path, ctypes.c_void_p, ctypes.c_size_t)
+_openat2.restype = ctypes.c_long
+
+
+@functools.lru_cache(64)
+def _how(flags: int, mode: int) -> Any:
+    """The structure that says how to open; the kernel only reads it."""
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+    return ctypes.pointer(_OpenHow(flags | os.O_CLOEXEC, mode, resolve))
 
 
 def _fail(path: bytes = b"") -> OSError:
@@ -83,10 +93,10 @@ def open_beneath(dirfd: int, path: bytes, flags: int, mode: int = 0) -> int:
 
     EXDEV when the path would lead out, ELOOP for a loop of links.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+    how = _how(flags, mode)
     outside = 0
     for _ in range(_RACES):
-        fd: int = _syscall(_OPENAT2, _int(dirfd), _path(path), ctypes.byref(how), _HOW_SIZE)
+        fd: int = _openat2(_SYS_OPENAT2, dirfd, path, how, _HOW_SIZE)
         if fd >= 0:
             return fd
         error = ctypes.get_errno()

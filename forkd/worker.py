@@ -136,6 +136,7 @@ class Worker:
             for fd, _ in events:
                 self._on_event(fd)
             self._sessions.step_queued()
+            self._log.flush()
             if time.monotonic() - ticked >= _TICK:
                 ticked = time.monotonic()
                 self._tick()
@@ -291,6 +292,7 @@ class Worker:
     def _leave(self) -> None:
         """Sessions in a job end with the process; the keeper returns what they had reserved."""
         self._sessions.close_parked("going away")
+        self._log.flush()
 
     # once a second
 

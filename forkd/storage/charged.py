@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forkd.errors import Refusal, from_oserror
 from forkd.quota import Lease, Ledger, Usage
@@ -23,8 +25,7 @@ from forkd.storage.sidecar import Source
 from forkd.storage.tree import Parts, Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(Struct, frozen=True, gc=False):
     """An upload with its reservation.  `size` is the declared size in bytes."""
 
     staged: Staged

@@ -42,8 +42,10 @@ class LocalTree:
         os.close(self.staging_fd)
 
     def open_read(self, parts: Parts) -> OpenFile:
-        with _told(parts):
+        try:
             fd = syscalls.open_beneath(self.root_fd, _join(parts), _READ)
+        except OSError as error:
+            raise from_oserror(error, show(parts)) from error
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
+
 from forkd import syscalls
 from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.errors import Refusal
@@ -37,8 +39,7 @@ _TRIES = 16
 _READ_SLICE = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """A staged object open for writing.  `held` bytes of it count; `digest` where checked.
 
     `on_disk` is what it held when it was opened, and what it is charged for.

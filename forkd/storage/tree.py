@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from forkd.verbs import Entry
 
@@ -12,8 +13,7 @@ Parts = tuple[bytes, ...]
 """A path below the account's folder, checked by names.py; () is the folder itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(Struct, frozen=True, gc=False):
     """A file open for reading; the owner closes `fd`.  Bytes, seconds since 1970."""
 
     fd: int
