@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 from msgspec import Struct
@@ -224,13 +225,30 @@ class MappedLedger:
     def leased(self, account: int) -> set[bytes]:
         return {lease.id for lease in self.file.leases() if lease.account == account}
 
-    @contextmanager
-    def moving(self, account: int) -> Iterator[None]:
-        self.file.count_move(self._slot, account, finished=False)
-        try:
-            yield
-        finally:
-            self.file.count_move(self._slot, account, finished=True)
+    def moving(self, account: int) -> Moving:
+        return Moving(self.file, self._slot, account)
+
+
+class Moving:
+    """For `with`: see the module."""
+
+    __slots__ = ("_account", "_file", "_slot")
+
+    def __init__(self, file: LedgerFile, slot: int, account: int) -> None:
+        self._file = file
+        self._slot = slot
+        self._account = account
+
+    def __enter__(self) -> None:
+        self._file.count_move(self._slot, self._account, finished=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.count_move(self._slot, self._account, finished=True)
 
 
 def reap_slot(file: LedgerFile, slot: int, end: Callable[[int, bytes, int], int]) -> list[int]:

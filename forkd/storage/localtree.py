@@ -116,24 +116,29 @@ class LocalTree:
         return syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
 
     def put_in(self, ident: bytes, folder: int, name: bytes, replace: bool) -> int | None:
-        with _told((name,)):
-            while True:
+        while True:
+            try:
+                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                return None
+            except FileExistsError as error:
+                if not replace:
+                    raise from_oserror(error, show((name,))) from error
+            except OSError as error:
+                raise from_oserror(error, show((name,))) from error
+            with _told((name,)):
                 try:
-                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
-                    return None
-                except FileExistsError:
-                    if not replace:
-                        raise
-                try:
-                    _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+                    return self._exchange(ident, folder, name)
                 except FileNotFoundError:
                     continue  # removed meanwhile: the name is free now
-                old = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
-                if stat.S_ISDIR(old.st_mode):  # a folder took the name between the two calls
-                    syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
-                    _refuse_folder(old, name)
-                return old.st_size if stat.S_ISREG(old.st_mode) else 0
+
+    def _exchange(self, ident: bytes, folder: int, name: bytes) -> int:
+        _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+        syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+        old = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
+        if stat.S_ISDIR(old.st_mode):  # a folder took the name between the two calls
+            syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+            _refuse_folder(old, name)
+        return old.st_size if stat.S_ISREG(old.st_mode) else 0
 
     def take_out(self, parts: Parts, ident: bytes) -> int:
         with _told(parts), self._parent(parts) as folder:
