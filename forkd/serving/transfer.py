@@ -23,7 +23,7 @@ from forkd.serving.transport import READABLE, WRITABLE, Transport, broken, wait_
 from forkd.storage.partials import Staged
 from forkd.storage.sidecar import append
 
-STEP_BYTES = 16 * 1024 * 1024
+STEP_BYTES = 64 * 1024 * 1024
 STEP_SECONDS = 1.0
 PATIENCE = 0.05
 """Seconds a step waits on its thread for the peer before the session is parked."""

@@ -28,7 +28,7 @@ from forkd.serving.transport import READABLE, Plain, open_transport
 from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
 
 _EVENTS_A_STEP = 64
-_CHANGES_MAX = 256
+_CHANGES_MAX = 512
 """Small puts of one session that wait for their commit."""
 _FAREWELL_SECONDS = 5.0
 """How long a client that was told to leave may stay silent."""
