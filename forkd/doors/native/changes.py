@@ -45,7 +45,7 @@ class Answered(Slot, ABC):
         try:
             self.frame = self._answer(result)
         except Exception as fault:  # one session's trouble, not that of all in the round
-            self.frame = error_frame(self._ident, _unexpected(self._context, fault))
+            self.frame = error_frame(self._ident, as_refusal(self._context, fault))
         self._context.change_done()
 
     def _answer(self, result: Result) -> bytes:
@@ -53,7 +53,7 @@ class Answered(Slot, ABC):
             self.ended("ok")
             return protocol.frame(Type.REPLY, self._ident, self.reply(result))
         context = self._context
-        refusal = result if isinstance(result, Refusal) else _unexpected(context, result)
+        refusal = as_refusal(context, result)
         context.core.row.add(f"refusals_total:{refusal.code}")
         self.ended(refusal.code)
         return error_frame(self._ident, refusal)
@@ -73,12 +73,17 @@ class Reshaping(Answered):
 
 
 def submit(context: Context, changes: list[Answered]) -> None:
-    """Have changes of one session made durable, in this order."""
+    """Have changes of one session made durable, in this order; there may be none."""
+    if not changes:
+        return
     context.pending.extend(changes)
     context.changes += len(changes)
     context.core.committer.submit(changes)
 
 
-def _unexpected(context: Context, error: BaseException) -> Refusal:
+def as_refusal(context: Context, error: BaseException) -> Refusal:
+    """What the client is told; of what nobody expected, the log tells the rest."""
+    if isinstance(error, Refusal):
+        return error
     context.core.log.unexpected("change-failed", error, session=context.peer.session)
     return Refusal("internal", "the change could not be made; see the server's log")

@@ -10,7 +10,7 @@ import os
 import time
 
 from forkd.digest import digest_of
-from forkd.doors.native.changes import Answered, submit
+from forkd.doors.native.changes import Answered, as_refusal, submit
 from forkd.doors.native.context import Context, Login
 from forkd.doors.native.publishing import Publication, Upload, mismatch, set_time
 from forkd.errors import Refusal, from_oserror
@@ -61,16 +61,12 @@ class SmallPuts:
         changes: list[Answered] = []
         for (upload, content), incoming in zip(waiting, begun, strict=True):
             try:
-                change = self._written(login, upload, content, incoming)
-            except Refusal as refusal:
-                if changes:
-                    submit(self._context, changes)
-                    changes = []
-                self._context.refuse(upload.ident, refusal)
-            else:
-                changes.append(change)
-        if changes:
-            submit(self._context, changes)
+                changes.append(self._written(login, upload, content, incoming))
+            except Exception as error:  # the others' answers must not be lost with this one's
+                submit(self._context, changes)
+                changes = []
+                self._context.refuse(upload.ident, as_refusal(self._context, error))
+        submit(self._context, changes)
         return True
 
     def _written(
@@ -83,9 +79,11 @@ class SmallPuts:
             while written < len(content):
                 written += os.write(incoming.staged.fd, memoryview(content)[written:])
             set_time(incoming, upload.put)
-        except OSError as error:
+        except BaseException as error:
             login.files.discard(incoming)
-            raise from_oserror(error, upload.put.path) from error
+            if isinstance(error, OSError):
+                raise from_oserror(error, upload.put.path) from error
+            raise
         self._context.moved_up += len(content)
         return Publication(self._context, login, upload, incoming)
 
