@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PROGRAMS := $(VENV)/.programs
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test torture bench lint format format-check types clean
+.PHONY: demo test torture bench bench-ledger lint format format-check types clean
 
 demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
@@ -20,7 +20,11 @@ test: $(STAMP)
 torture: $(STAMP)
 	FORKD_TORTURE=1 $(BIN)/pytest -m torture --timeout 3600 tests/system
 
+# forkd beside the kernel's limits and rsync, about ten minutes; `make bench BENCH=--quick` takes two.
 bench: $(STAMP)
+	$(BIN)/python -m bench.run $(BENCH)
+
+bench-ledger: $(STAMP)
 	$(BIN)/python bench/bench_ledger.py
 
 lint: $(STAMP) format-check
