@@ -88,7 +88,16 @@ def digest(path: Path, offset: int, size: int = _SAMPLE) -> str:
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
-def empty(folder: Path) -> None:
-    """Remove all that is in a folder, and make it where it is missing."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def clear(folder: Path, attic: Path) -> None:
+    """Empty a folder, and make it where it is missing: files are removed, folders moved away.
+
+    ext4 makes files slowly for a minute after many were removed (it does not use their inodes again
+    so soon and looks at each), so thousands of small files must stay until the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    attic.mkdir(exist_ok=True)
+    for entry in list(folder.iterdir()):
+        if entry.is_dir():
+            entry.rename(attic / str(len(os.listdir(attic))))
+        else:
+            entry.unlink()

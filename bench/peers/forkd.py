@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import processes
 from bench.client import Exchange, GetLarge, Place, PutLarge, Session, Visits
 from bench.crew import Task, run_together
-from bench.files import Source, empty, must_equal
+from bench.files import Source, clear, must_equal
 from bench.moves import Kind, Move
 from bench.peers import Way
 from bench.processes import BenchError, Meter
@@ -110,8 +110,7 @@ class Forkd:
         self._got = folder / "got"
         self._daemon = Daemon(folder / "server", self._durability)
         source.serve_from(self._daemon.home)
-        empty(self._got)
-        empty(self._daemon.home / "up")
+        self._clean()
 
     def stop(self) -> None:
         if self._daemon is not None:
@@ -174,13 +173,13 @@ class Forkd:
             for path in arrived:
                 must_equal(path, source)
 
-        def clean() -> None:
-            empty(self._running().home / "up")
-            empty(self._got)
-
         if move.kind is Kind.DOWN and not move.kept:
             return self._way(label, measure)
-        return Way(label, measure, check, clean, self._running().pid)
+        return Way(label, measure, check, self._clean, self._running().pid)
+
+    def _clean(self) -> None:
+        for folder in (self._running().home / "up", self._got):
+            clear(folder, self._folder / "attic")
 
     def _way(self, label: str, measure: Callable[[Meter], float]) -> Way:
         return Way(label, measure, server=self._running().pid)

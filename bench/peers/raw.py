@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from bench import processes
 from bench.crew import run_together
-from bench.files import Source, empty, must_equal
+from bench.files import Source, clear, must_equal
 from bench.kernel import Drain, send_file
 from bench.moves import SMALL_SIZE, Kind, Move
 from bench.peers import Way
@@ -53,7 +53,8 @@ class Raw:
     def start(self, folder: Path, source: Source) -> None:
         self._source = source
         self._target = folder / "up"
-        empty(self._target)
+        self._attic = folder / "attic"
+        self._clean()
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._port = listener.getsockname()[1]
         self._pid = os.fork()
@@ -80,8 +81,10 @@ class Raw:
 
         for task in tasks:
             task.source = self._source.of(move)
-        clean = lambda: empty(self._target)  # noqa: E731
-        return [Way("raw", partial(run_together, tasks), check, clean, self._pid)]
+        return [Way("raw", partial(run_together, tasks), check, self._clean, self._pid)]
+
+    def _clean(self) -> None:
+        clear(self._target, self._attic)
 
     def _order(self, move: Move, number: int) -> _Order:
         up = move.kind is Kind.UP

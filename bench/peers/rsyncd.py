@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import processes
 from bench.crew import run_together
-from bench.files import Source, empty, must_equal
+from bench.files import Source, clear, must_equal
 from bench.moves import Kind, Move
 from bench.peers import Way
 from bench.processes import BenchError, Meter
@@ -58,8 +58,8 @@ class Rsyncd:
         self._got = folder / "got"
         self._port = processes.free_port()
         source.serve_from(self._data)
-        empty(self._data / "up")
-        empty(self._got)
+        self._attic = folder / "attic"
+        self._clean()
         config = folder / "rsyncd.conf"
         identity = "uid = 0\ngid = 0" if os.geteuid() == 0 else ""
         config.write_text(_CONFIG.format(port=self._port, folder=folder, identity=identity))
@@ -133,11 +133,11 @@ class Rsyncd:
             for path in arrived:
                 must_equal(path, source)
 
-        def clean() -> None:
-            empty(self._data / "up")
-            empty(self._got)
+        return Way(label, partial(run_programs, commands), check, self._clean, self._process.pid)
 
-        return Way(label, partial(run_programs, commands), check, clean, self._process.pid)
+    def _clean(self) -> None:
+        for folder in (self._data / "up", self._got):
+            clear(folder, self._attic)
 
     def _memory(self, count: int) -> float:
         """Of connections that have chosen the module; rsync has no idle state after that."""
