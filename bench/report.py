@@ -27,7 +27,8 @@ def cells(result: Result) -> list[list[str]]:
 
 
 def _line(row: Row, references: Sequence[str], *, priced: bool) -> list[str]:
-    line = [row.label, figure(row.middle), f"{figure(row.low)}-{figure(row.high)}"]
+    span = f"{figure(row.low)}-{figure(row.high)}" if row.low != row.high else ""
+    line = [row.label, figure(row.middle), span]
     line += [f"{row.ratios[r]:.2f}" if r in row.ratios else "1" for r in references]
     if priced:
         line.append("" if row.cpu is None else f"{row.cpu:.2f}")
