@@ -245,6 +245,19 @@ def test_sixteen_at_once_are_enough(place: Place) -> None:
 # what fails
 
 
+def test_a_name_that_is_leased_still_is_passed_over(place: Place) -> None:
+    first, other = place.files(1), place.files(2)
+    removed = first.begin_stream(source(9), (b"f",), False)
+    os.unlink(removed.staged.ident, dir_fd=first.tree.staging_fd)  # its lease ends after this
+    fresh = other.begin_stream(source(9), (b"f",), False)
+    assert fresh.staged.ident != removed.staged.ident
+    first.discard(removed)
+    assert place.charged == 9
+    other.discard(fresh)
+    assert place.charged == 0
+    assert place.staged() == []
+
+
 def test_what_cannot_be_unlinked_stays_charged(place: Place, monkeypatch) -> None:
     files = place.files()
     put(files, "f", OLD)

@@ -114,8 +114,7 @@ class ChargedTree:
         """`staged` is what is gone on with; it is closed where this fails."""
         fresh = staged is None
         try:
-            staged = staged or partials.create(self.tree.staging_fd, source, path, free)
-            self._refuse_leased([staged])
+            staged = staged or self._create(source, path, free)
             lease = self._ledger.reserve(self.account, staged.ident, source.size, staged.on_disk)
         except OSError as error:
             raise from_oserror(error, source.path) from error
@@ -132,6 +131,21 @@ class ChargedTree:
             self.abandon(incoming)
             raise from_oserror(error, source.path) from error
         return incoming
+
+    def _create(self, source: Source, path: bytes, number: int | None) -> Staged:
+        """A new partial.  Raises OSError, Refusal (busy).
+
+        Whoever removes a partial ends its lease last, so a free name may be leased still: it is
+        passed over, as two leases of one name could not be told apart.
+        """
+        leased: set[bytes] = set()
+        while True:
+            staged = partials.create(self.tree.staging_fd, source, path, number, leased)
+            leased |= self._ledger.leased(self.account)
+            if staged.ident not in leased:
+                return staged
+            self._drop_quietly(staged.ident)
+            staged.close()
 
     def abandon(self, incoming: Incoming) -> None:
         """The upload ends without a name: a partial keeps what has arrived, the rest goes back."""

@@ -21,7 +21,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -145,11 +145,22 @@ def find(folder: int, source: Source, path: bytes) -> Found:
     return Found(fits[-1] if fits else None, (*others, *fits[:-1]), spoiled, free)
 
 
-def create(folder: int, source: Source, path: bytes, number: int | None) -> Staged:
-    """A new resumable partial with its sidecar.  Raises OSError, Refusal (busy)."""
+def create(
+    folder: int,
+    source: Source,
+    path: bytes,
+    number: int | None,
+    passed_over: Container[bytes] = (),
+) -> Staged:
+    """A new resumable partial with its sidecar, none of `passed_over`.
+
+    Raises OSError, Refusal (busy).
+    """
     key = key_of(path, source.client)
     for candidate in range(_TRIES) if number is None else itertools.chain((number,), range(_TRIES)):
         ident = f"p{key}-{candidate}".encode()
+        if ident in passed_over:
+            continue
         try:
             fd = open_locked(folder, ident, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except (FileExistsError, BlockingIOError, FileNotFoundError):
