@@ -214,11 +214,19 @@ class Worker:
     # accepting
 
     def _accept_again(self) -> None:
-        if self._accepting or self._draining:
+        """Watch the listeners, anew where that is so already.
+
+        For each connection the kernel wakes one worker.  If that is stopped or dies on its way to
+        accept(2), nobody else is woken: the connection would wait for the next one to come.  Who
+        registers hears of what waits.
+        """
+        if self._draining:
             return
-        self._accepting = True
         for fd in self._listeners:
+            if self._accepting:
+                self._epoll.unregister(fd)
             self._epoll.register(fd, _ACCEPTABLE)
+        self._accepting = True
 
     def _pause_accepting(self) -> None:
         """Others may accept meanwhile; the next tick looks again."""
@@ -299,8 +307,7 @@ class Worker:
     def _tick(self) -> None:
         self._sessions.time_out(time.monotonic())
         transfers = sum(session.activity.transferring for session in self._sessions)
-        if not self._accepting:
-            self._accept_again()
+        self._accept_again()
         if self._link.wants_write:
             self._link.flush()
         self._ledger.settle_owed()
