@@ -133,6 +133,9 @@ class Master:
     def _look(self, now: float) -> None:
         """What is looked at once a TICK."""
         self._slots.look()
+        watchdog = float(self._changeover.world.config.server.watchdog_timeout)
+        for pid in self._slots.end_standing(watchdog):
+            self._log.warning("killed", process="orphan", pid=pid, why="its loop made no progress")
         if PREPARE in self._children.running and now >= self._prepare_end:
             self._children.kill(PREPARE)
         for asker in self._stop_askers:

@@ -198,6 +198,17 @@ class Scoreboard:
         finally:
             os.close(fd)
 
+    @classmethod
+    def existing(cls, path: str) -> Scoreboard | None:
+        """The file of an earlier run, None where there is none of this layout.  Raises OSError."""
+        fd = _existing(path)
+        if fd is None:
+            return None
+        try:
+            return cls(path, fd)
+        finally:
+            os.close(fd)
+
     def seats(self) -> Iterator[Seat]:
         """The worker slots somebody sits in."""
         for slot in range(1, SLOTS + 1):

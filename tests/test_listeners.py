@@ -89,6 +89,22 @@ def test_a_taken_address_is_waited_for(listeners: Listeners) -> None:
     connect(address)
 
 
+def test_what_is_in_the_way_is_waited_for_as_long_as_it_is(listeners: Listeners) -> None:
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = ListenAddress("inet", "127.0.0.1", holder.getsockname()[1])
+
+        def in_the_way() -> bool:
+            asked.append(True)
+            if len(asked) == 3:
+                holder.close()
+            return True
+
+        listeners.adopt(listeners.open([address], 16, in_the_way=in_the_way))
+    assert len(asked) == 3
+    connect(address)
+
+
 def test_a_stale_socket_is_replaced(listeners: Listeners, tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:

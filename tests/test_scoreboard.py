@@ -162,6 +162,15 @@ def test_another_layout_is_made_anew(path: str, content: bytes) -> None:
     assert os.listdir(os.path.dirname(path)) == ["scoreboard"]
 
 
+def test_a_missing_file_is_not_made_by_a_look(path: str) -> None:
+    assert Scoreboard.existing(path) is None
+    assert not os.path.exists(path)
+    Scoreboard.create(path).rows[1].set("pid", 5)
+    found = Scoreboard.existing(path)
+    assert found
+    assert found.rows[1].get("pid") == 5
+
+
 def test_who_still_maps_the_old_file_is_not_disturbed(path: str) -> None:
     old = Scoreboard.create(path)
     old.rows[1].add("sessions_total", 3)

@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 from forkd.errors import StartError
 from forkd.listen import ListenAddress
@@ -37,12 +37,18 @@ class Listeners:
         self._files: dict[str, tuple[int, int]] = {}
 
     def open(
-        self, addresses: Sequence[ListenAddress], backlog: int, patience: float = 0.0
+        self,
+        addresses: Sequence[ListenAddress],
+        backlog: int,
+        patience: float = 0.0,
+        in_the_way: Callable[[], bool] = lambda: False,
     ) -> tuple[BoundListener, ...]:
         """Sockets for all addresses: those in use, inherited ones, and new ones for the rest.
 
         While an address is in use, waits up to `patience` seconds for orphans of a killed daemon
-        to let go of it.  Raises StartError naming the address.  Then `adopt` or `discard` them.
+        to let go of it, and longer while `in_the_way` says that there is one that will.
+
+        Raises StartError naming the address.  Then `adopt` or `discard` them.
         """
         end = time.monotonic() + patience
         known = {listener.address: listener for listener in (*self._inherited, *self.bound)}
@@ -50,7 +56,7 @@ class Listeners:
         self.skipped = []
         try:
             for address in addresses:
-                listener = known.get(address) or self._bind(address, end)
+                listener = known.get(address) or self._bind(address, end, in_the_way)
                 if listener:
                     result.append(listener)
         except StartError:
@@ -89,12 +95,15 @@ class Listeners:
             if listener not in kept:
                 listener.socket.close()
 
-    def _bind(self, address: ListenAddress, end: float) -> BoundListener | None:
+    def _bind(
+        self, address: ListenAddress, end: float, in_the_way: Callable[[], bool]
+    ) -> BoundListener | None:
         while True:
             try:
                 return BoundListener(address, self._new_socket(address))
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and time.monotonic() < end:
+                in_use = error.errno == errno.EADDRINUSE
+                if in_use and (in_the_way() or time.monotonic() < end):
                     time.sleep(0.1)
                     continue
                 reason = _reason(address, error)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from forkd.scoreboard import SLOTS, Scoreboard
+from forkd.supervisor import orphans
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.processes import Process
 
@@ -41,6 +42,11 @@ class Slots:
     def look(self) -> frozenset[int]:
         """Which orphans still hold their slots; those that let go are cleaned."""
         return self._release_unheld(self._fleet.foreign) if self._fleet.foreign else frozenset()
+
+    def end_standing(self, watchdog: float) -> list[int]:
+        """End the orphans whose loop stands still for so many seconds (0: nobody); their pids."""
+        slots = orphans.standing(self._board, self._fleet.foreign, watchdog) if watchdog else []
+        return [pid for slot in slots if (pid := orphans.end(self._board, slot, self._locked))]
 
     def vacate(self, slot: int) -> None:
         """The process in this slot is gone."""

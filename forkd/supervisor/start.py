@@ -26,6 +26,7 @@ from forkd.scoreboard import Scoreboard
 from forkd.supervisor.listeners import Listeners, inherited_sockets
 from forkd.supervisor.mastersetup import Setup
 from forkd.supervisor.notify import Notifier
+from forkd.supervisor.orphans import InTheWay
 from forkd.supervisor.pidfile import LockFile, PidFile
 from forkd.supervisor.privileges import Identity, become, check_writable, identity, make_folders
 from forkd.supervisor.status import World
@@ -91,8 +92,13 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
             undo.callback(PidFile(pid_lock).discard)
         listeners = Listeners(inherited)
         undo.callback(listeners.close)
-        listeners.adopt(listeners.open(config.listen.native, config.listen.backlog, BIND_PATIENCE))
+        orphans = _orphans(config)
+        listeners.adopt(
+            listeners.open(config.listen.native, config.listen.backlog, BIND_PATIENCE, orphans)
+        )
         log = open_log(config.log, process="master")
+        for pid in orphans.ended:
+            log.warning("killed", process="orphan", pid=pid, why="it kept an address in use")
         locks = (lock, pid_lock) if pid_lock else (lock,)
         if owner:
             for fd in [*(held.fileno() for held in locks), log.fileno()]:
@@ -104,6 +110,16 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         *(PidFile(pid_lock) if pid_lock else None, owner),
         Notifier.from_environment(os.environ),
     )
+
+
+def _orphans(config: Config) -> InTheWay:
+    """What a killed daemon left may stand in the way of our addresses."""
+    ledger = os.path.join(config.server.state_dir, "ledger")
+    try:
+        board = Scoreboard.existing(os.path.join(config.server.runtime_dir, "scoreboard"))
+    except OSError:
+        board = None  # told when it is needed
+    return InTheWay(board, lambda: locked_slots(ledger), float(config.server.watchdog_timeout))
 
 
 def serve(
