@@ -134,6 +134,17 @@ def test_expired_partials_give_their_bytes_back(place: Place, board, round_of) -
     assert board.rows[KEEPER_ROW].get("partials_expired_total") == 1
 
 
+def test_a_partial_from_the_future_begins_to_age(place: Place, round_of, monkeypatch) -> None:
+    path = place.staging / partial(place, 100).decode()
+    before, now = path.stat(), time.time
+    monkeypatch.setattr(keeper_module.time, "time", lambda: now() - 3600)  # the clock was set back
+    round_of()
+    after = path.stat()
+    assert place.charged == 100
+    assert after.st_ctime_ns > before.st_ctime_ns
+    assert after.st_mtime_ns == before.st_mtime_ns
+
+
 def test_the_client_s_time_of_a_complete_partial_does_not_make_it_old(place: Place, round_of):
     ident = partial(place, 100)
     os.utime(place.staging / ident.decode(), (0, 0))

@@ -153,14 +153,13 @@ class Keeper:
         folder = open_staging(self._config.storage.path, account)
         kept = 0
         try:
-            oldest = time.time() - self._config.storage.partial_expiry
             staged = list(partials.staged_objects(folder))
             leased = self._ledger.leased(account) if staged else set()
             for ident, status in staged:
                 if ident in leased:
                     kept += 1
                 elif ident.startswith(b"p"):
-                    kept += not self._drop_partial(account, folder, ident, oldest)
+                    kept += not self._drop_partial(account, folder, ident)
                 elif self._is_orphan(account, ident, living):
                     self._discard(account, folder, ident, partials.charged_size(status))
             partials.drop_orphan_sidecars(folder)
@@ -178,15 +177,21 @@ class Keeper:
             return False
         return ident not in self._ledger.leased(account)
 
-    def _drop_partial(self, account: int, folder: int, ident: bytes, oldest: float) -> bool:
-        """Drop a partial that is old, or that nothing describes; False when it stays."""
+    def _drop_partial(self, account: int, folder: int, ident: bytes) -> bool:
+        """Drop a partial that is old, or that nothing describes; False when it stays.
+
+        Where the clock was set back, a partial from the future begins to age now.
+        """
         try:
             lock = partials.open_locked(folder, ident)
         except (FileNotFoundError, BlockingIOError):
             return False
         try:
             status = os.fstat(lock)
-            expired = status.st_ctime < oldest  # a complete one may have its client's mtime
+            age = time.time() - status.st_ctime  # a complete one may have its client's mtime
+            if age < 0:
+                os.utime(lock, ns=(status.st_atime_ns, status.st_mtime_ns))
+            expired = age > self._config.storage.partial_expiry
             if ident in self._ledger.leased(account):
                 return False
             if not expired and partials.is_resumable(folder, ident):
