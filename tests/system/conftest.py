@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,3 +74,12 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
             record_property(PROPERTY, f"{name.replace('_', ' ')} {shown}")
 
     return told
+
+
+@pytest.fixture
+def dice(tell: Tell) -> random.Random:
+    """Chance that can be had again: FORKD_SEED=N repeats the run that told this seed."""
+    seed = int(os.environ.get("FORKD_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"FORKD_SEED={seed}")
+    tell(seed=seed)
+    return random.Random(seed)
