@@ -24,6 +24,8 @@ pytestmark = pytest.mark.torture
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (0, 300 * KIB, 3 * MIB, 9 * MIB, 14 * MIB, 18 * MIB)
 """Inline puts, and streams of one and several blocks."""
+SPEED = 16 * MIB
+"""Bytes in a second at most."""
 NAMES = 5
 """Of each client: they are overwritten again and again."""
 
@@ -62,8 +64,8 @@ class Putter:
 
     def _listen(self, event: Event) -> None:
         match event:
-            case Moved():
-                time.sleep(0.005)  # so that kills meet it half-way
+            case Moved(count=count):
+                time.sleep(count / SPEED)  # so that kills meet it half-way
             case Started(offset=offset) if offset:
                 self.counts["resumed"] += 1
             case Note():
@@ -91,8 +93,10 @@ class Readers:
 
 
 def kill_one(daemon: Daemon, dice: random.Random) -> None:
-    victims = wait_for(lambda: daemon.workers(), 60)
-    os.kill(dice.choice(victims)["pid"], signal.SIGKILL)
+    """One that has transfers under way, where the scoreboard knows of any."""
+    serving = wait_for(lambda: daemon.workers(), 60)
+    busy = [worker for worker in serving if worker["transfers"]]
+    os.kill(dice.choice(busy or serving)["pid"], signal.SIGKILL)
 
 
 def test_killed_workers_lose_nothing(
@@ -118,6 +122,7 @@ def test_killed_workers_lose_nothing(
     counts = sum((putter.counts for putter in putters), Counter())
     tell(kills=kills, **counts, looks=readers.looks)
     assert counts["repeated"]
+    assert counts["resumed"]
     assert_exact(daemon, putters)
 
 
