@@ -146,6 +146,8 @@ def decode_request(meta: bytes) -> AnyRequest:
         return _decoder.decode(meta)
     except RecursionError:
         raise Refusal("bad-request", "the request is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise Refusal("bad-request", "the request is not UTF-8 text") from None
     except msgspec.MsgspecError as error:
         raise _explain(meta, error) from None
 
@@ -156,7 +158,7 @@ def decode_upload_end(meta: bytes) -> UploadEnd:
         return UploadEnd()
     try:
         return _decode_end(meta)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal("bad-request", f"the end of the upload is malformed: {error}") from None
 
 

@@ -75,6 +75,8 @@ def test_the_verbs_are_those_of_the_document() -> None:
         (b'{"op":"auth","user":"a","password":""}', "bad-request"),
         (b'{"op":"auth","user":"a","password":"' + b"a" * 1025 + b'"}', "bad-request"),
         (b'{"op":"quota","a":' + b"[" * 10000, "bad-request"),
+        (b'{"op":"get","path":"\xff"}', "bad-request"),
+        (b'{"op":"\xff"}', "bad-request"),
     ],
 )
 def test_refused(meta: bytes, code: str) -> None:
@@ -96,7 +98,19 @@ def test_a_refusal_does_not_repeat_a_secret() -> None:
         assert "hunter2" not in refused.value.message
 
 
-@given(st.binary(max_size=300) | st.dictionaries(st.text(), st.text()).map(msgspec.json.encode))
+_fields = st.dictionaries(
+    st.sampled_from([b"op", b"path", b"size", b"user", b"digest", b"versions"]) | st.binary(),
+    st.sampled_from(sorted(verbs.OPS)).map(lambda op: b'"' + op.encode() + b'"')
+    | st.binary(max_size=20).map(lambda text: b'"' + text + b'"')
+    | st.binary(max_size=20),
+).map(lambda fields: b"{%s}" % b",".join(b'"%s":%s' % field for field in fields.items()))
+
+
+@given(
+    st.binary(max_size=300)
+    | st.dictionaries(st.text(), st.text()).map(msgspec.json.encode)
+    | _fields
+)
 def test_any_meta_is_a_request_or_refused(meta: bytes) -> None:
     with contextlib.suppress(Refusal):
         assert isinstance(decode_request(meta), verbs.Request)
@@ -108,7 +122,7 @@ def test_upload_end() -> None:
     assert decode_upload_end(b"{}") == verbs.UploadEnd(None, False)
     assert decode_upload_end(b'{"abort":true,"new":1}') == verbs.UploadEnd(None, True)
     assert decode_upload_end(f'{{"digest":"{digest}"}}'.encode()) == verbs.UploadEnd(digest)
-    for bad in (b"x", b"[]", b'{"digest":"0"}', b'{"abort":1}', b"[" * 16000):
+    for bad in (b"x", b"[]", b'{"digest":"0"}', b'{"abort":1}', b'{"digest":"\xff"}', b"[" * 16000):
         with pytest.raises(Refusal) as refused:
             decode_upload_end(bad)
         assert refused.value.code == "bad-request"
