@@ -22,10 +22,11 @@ FOREVER = math.inf
 
 
 class Weight(Enum):
-    """How long a job may take; worker.py decides where each kind runs."""
+    """What a job takes; sessions.py decides where each kind runs."""
 
     SHORT = "a stat, a small file"
-    LONG = "bulk transfer, flush, password hash, long listing"
+    LONG = "bulk transfer, flush, long listing"
+    HASH = "a password hash: long, and 64 MiB of memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 Rules
   1. A session is armed one-shot: while it is in a job or in the queue, no event comes for it.
-  2. SHORT jobs run on the loop's thread, LONG ones in the pool: `_run` decides, nobody else.
+  2. SHORT jobs run on the loop's thread, LONG ones in the pool, and HASH ones in a small pool of
+     their own, or strangers who try passwords would have all memory and keep everybody waiting:
+     `_run` decides, nobody else.
   3. Nobody steps a session that is in a job; who is woken meanwhile is stepped afterwards.
 """
 
@@ -18,6 +20,9 @@ from forkd.log import Log
 from forkd.serving.pool import Mailbox, Pool
 from forkd.serving.session import Again, Closed, Job, Outcome, Park, Session, Weight
 
+HASHERS = 2
+"""Password hashes at a time; each keeps several processors busy by itself."""
+
 
 class Sessions:
     """By descriptor; everything but `_work` is for the loop's thread."""
@@ -25,6 +30,7 @@ class Sessions:
     def __init__(self, epoll: select.epoll, pool: Pool, mailbox: Mailbox, log: Log) -> None:
         self._epoll = epoll
         self._pool = pool
+        self._hashers = Pool(HASHERS)
         self._mailbox = mailbox
         self._log = log
         self._sessions: dict[int, Session] = {}
@@ -113,9 +119,10 @@ class Sessions:
     def _run(self, session: Session, outcome: Outcome) -> None:
         """Carry an outcome out; the one place that decides where a job runs."""
         while isinstance(outcome, Job):
-            if outcome.weight is Weight.LONG:
+            if outcome.weight is not Weight.SHORT:
                 session.in_job = True
-                self._pool.submit(partial(self._work, session, outcome.work))
+                pool = self._hashers if outcome.weight is Weight.HASH else self._pool
+                pool.submit(partial(self._work, session, outcome.work))
                 return
             try:
                 outcome = outcome.work()

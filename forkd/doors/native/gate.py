@@ -45,18 +45,16 @@ class Gate:
 
     def auth(self, ident: int, request: Auth) -> Outcome:
         self._demand_private()
-        return self._on_thread(ident, lambda: self._authenticate(ident, request), request.user)
+        return self._hashing(ident, lambda: self._authenticate(ident, request), request.user)
 
     def register(self, ident: int, request: Register) -> Outcome:
         self._demand_private()
-        return self._on_thread(ident, lambda: self._register(ident, request))
+        return self._hashing(ident, lambda: self._register(ident, request))
 
     def passwd(self, ident: int, login: Login, request: Passwd) -> Outcome:
         self._demand_private()
         login.demand("passwd")
-        return self._on_thread(
-            ident, lambda: self._passwd(ident, login, request), login.account.name
-        )
+        return self._hashing(ident, lambda: self._passwd(ident, login, request), login.account.name)
 
     def look_again(self) -> Outcome:
         """The account was changed: what holds now holds for this session too; on a thread."""
@@ -90,7 +88,7 @@ class Gate:
         if not private and not context.core.config.tls.allow_plain_passwords:
             raise Refusal("auth-insecure", "passwords are not accepted unencrypted; use TLS")
 
-    def _on_thread(self, ident: int, work: Callable[[], Outcome], user: str = "") -> Job:
+    def _hashing(self, ident: int, work: Callable[[], Outcome], user: str = "") -> Job:
         """Work that may be refused: its refusal is counted and told on the loop's thread."""
 
         def run() -> Outcome:
@@ -100,7 +98,7 @@ class Gate:
                 told = refusal
             return Job(lambda: self._refused(ident, user, told), Weight.SHORT)
 
-        return Job(run, Weight.LONG)
+        return Job(run, Weight.HASH)
 
     def _refused(self, ident: int, user: str, refusal: Refusal) -> Outcome:
         context = self._context
