@@ -321,6 +321,28 @@ def read_into(client: socket.socket, got: bytearray, count: int) -> None:
         got.extend(client.recv(1 << 16))
 
 
+def test_a_thread_that_is_not_to_spare_waits_for_nobody(
+    ends: Ends, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, client = ends
+    waits: list[float] = []
+
+    def waited(transport: Transport, seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    monkeypatch.setattr(transfer, "wait_briefly", waited)
+    staged = plain_file(folder)
+    receiver = Receiver(staged, "f")
+    client.sendall(b"x")
+    assert wait_briefly(transport, LONG)
+    assert receiver.pump(transport, 100, Kit(lambda: False)).pace is Pace.BLOCKED
+    assert (receiver.moved, waits) == (1, [])
+    assert receiver.pump(transport, 100, Kit()).pace is Pace.BLOCKED
+    assert waits == [transfer.PATIENCE]
+    staged.close()
+
+
 @pytest.mark.parametrize("check", [False, True])
 def test_a_reader_that_stalls_blocks_the_step_and_loses_nothing(
     ends: Ends, tmp_path: Path, check: bool

@@ -55,6 +55,11 @@ class Pool:
         self._load = 0
         """Tasks that wait or run."""
 
+    @property
+    def has_spare(self) -> bool:
+        """Half of the threads have nothing to do: a task may wait on its own for something."""
+        return self._load <= self._most // 2
+
     def submit(self, task: Task) -> None:
         """Run `task` on a thread as soon as one is free."""
         with self._lock:

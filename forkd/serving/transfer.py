@@ -26,7 +26,8 @@ from forkd.storage.sidecar import append
 STEP_BYTES = 64 * 1024 * 1024
 STEP_SECONDS = 1.0
 PATIENCE = 0.05
-"""Seconds a step waits on its thread for the peer before the session is parked."""
+"""Seconds a step waits on its thread for the peer before the session is parked; none where threads
+are scarce, or slow peers would hold them all."""
 BUFFER = 1024 * 1024
 _PIPE = 1024 * 1024
 _FILL = 256 * 1024
@@ -52,9 +53,13 @@ class Step:
 
 
 class Kit:
-    """What one thread needs to move bytes: a buffer, and a pipe made on first use."""
+    """What one thread needs to move bytes: a buffer, and a pipe made on first use.
 
-    def __init__(self) -> None:
+    `may_wait` tells whether the thread is to spare.
+    """
+
+    def __init__(self, may_wait: Callable[[], bool] = lambda: True) -> None:
+        self.may_wait = may_wait
         self.buffer = memoryview(bytearray(BUFFER))
         self._pipe: tuple[int, int] | None = None
 
@@ -79,14 +84,15 @@ class Kit:
 class Kits:
     """Kits for the threads of one process, made as they are needed and used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_wait: Callable[[], bool] = lambda: True) -> None:
+        self._may_wait = may_wait
         self._idle: list[Kit] = []
 
     def take(self) -> Kit:
         try:
             return self._idle.pop()
         except IndexError:
-            return Kit()
+            return Kit(self._may_wait)
 
     def give_back(self, kit: Kit) -> None:
         self._idle.append(kit)
@@ -115,8 +121,8 @@ class Receiver:
     def pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
         """Move at most `limit` bytes from the socket.  Raises Refusal, ConnectionError."""
         if transport.kernel and self.staged.digest is None:
-            return _paced(transport, limit, lambda most: self._splice(transport, most, kit))
-        return _paced(transport, limit, lambda most: self._copy(transport, most, kit))
+            return _paced(transport, limit, kit, lambda most: self._splice(transport, most, kit))
+        return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))
 
     def _splice(self, transport: Transport, most: int, kit: Kit) -> int | None:
         reader, writer = kit.pipe()
@@ -201,8 +207,8 @@ class Sender:
         Raises ConnectionError, ShortFileError, and Refusal where the file cannot be read.
         """
         if transport.kernel and self.digest is None:
-            return _paced(transport, limit, lambda most: self._sendfile(transport, most))
-        return _paced(transport, limit, lambda most: self._copy(transport, most, kit))
+            return _paced(transport, limit, kit, lambda most: self._sendfile(transport, most))
+        return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))
 
     def _sendfile(self, transport: Transport, most: int) -> int | None:
         try:
@@ -251,14 +257,14 @@ class ShortFileError(Exception):
     """The file became shorter while it was sent."""
 
 
-def _paced(transport: Transport, limit: int, move: Callable[[int], int | None]) -> Step:
+def _paced(transport: Transport, limit: int, kit: Kit, move: Callable[[int], int | None]) -> Step:
     """Call `move(bytes at most)` until the step's bytes or time are used up."""
     moved = 0
     ends = time.monotonic() + STEP_SECONDS
     while moved < limit:
         count = move(limit - moved)
         if count is None:
-            if not wait_briefly(transport, PATIENCE):
+            if not kit.may_wait() or not wait_briefly(transport, PATIENCE):
                 return Step(moved, Pace.BLOCKED)
         elif count == 0:
             return Step(moved, Pace.EOF)
