@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,11 +45,11 @@ class Context:
     wire: Wire
     activity: Activity
     login: Login | None = None
-    pending: deque[Slot] = field(default_factory=deque)
-    """Answers that wait for a commit, and those behind them."""
+    pending: list[Slot] = field(default_factory=list)
+    """Answers that wait for a commit, and those behind them; hundreds at most, mostly none."""
     changes: int = 0
     """Changes submitted and not done."""
-    deferred: deque[Message] = field(default_factory=deque)
+    deferred: list[Message] = field(default_factory=list)
     """Requests that came while a stream is uploaded."""
     moved_up: int = 0
     moved_down: int = 0
@@ -66,7 +65,7 @@ class Context:
     def release(self) -> None:
         """Send the answers whose turn has come."""
         while self.pending and self.pending[0].frame is not None:
-            frame = self.pending.popleft().frame
+            frame = self.pending.pop(0).frame
             assert frame is not None
             self.wire.queue(frame)
 

@@ -139,7 +139,7 @@ class NativeDoor:
             message, self._held = self._held, None
             return self._on_message(message)
         if context.deferred:
-            return self._on_message(context.deferred.popleft())
+            return self._on_message(context.deferred.pop(0))
         event = engine.next_event()
         if event is None:
             return self._read()
