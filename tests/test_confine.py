@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -61,3 +62,22 @@ def test_a_confined_process_reaches_only_its_folders(tmp_path: Path) -> None:
         return 4
 
     assert in_child(work) == 0
+
+
+def test_where_the_kernel_has_no_landlock_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syscalls, "landlock_abi", lambda: 0)
+    lines = tmp_path / "log"
+
+    def work() -> int:
+        log = open_log(LogSettings(file=str(lines), format="json"))
+        if confine.confine(Config(), log):
+            return 1
+        status = Path("/proc/self/status").read_text()
+        return 0 if "NoNewPrivs:\t1" in status else 2
+
+    assert in_child(work) == 0
+    told = json.loads(lines.read_text())
+    assert (told["level"], told["event"]) == ("warning", "not-confined")
+    assert "no Landlock" in told["reason"]
