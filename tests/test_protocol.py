@@ -163,6 +163,31 @@ def test_any_bytes_give_events_or_a_frame_error(role: Role, stream: bytes, step:
         assert engine.buffered <= HEADER.size + META_MAX + INLINE_MAX
 
 
+@given(st.lists(_sent, max_size=8), st.binary(max_size=30), st.data())
+def test_payload_past_the_engine_or_through_it_is_the_same(
+    frames: list[bytes], rest: bytes, data: st.DataObject
+) -> None:
+    """As a worker reads: some bytes at a time, and of a payload some past the engine."""
+    stream = b"".join(frames) + rest
+    engine = Engine(Role.SERVER)
+    events: list[dict[str, Any]] = []
+    error, at = "", 0
+    try:
+        while at < len(stream):
+            count = data.draw(st.integers(1, 20))
+            if engine.payload_left and not engine.buffered and data.draw(st.booleans()):
+                count = min(count, engine.payload_left, len(stream) - at)
+                engine.bypass(count)
+                events[-1]["payload"] += stream[at : at + count].decode("latin-1")
+            else:
+                engine.receive(stream[at : at + count])
+                _take_events(engine, events)
+            at += count
+    except FrameError as broken:
+        error = broken.message
+    assert (events, error) == read(Engine(Role.SERVER), [stream])
+
+
 @given(st.integers(0, 2**32 - 1), st.binary(max_size=50), st.sampled_from([0, LAST]))
 def test_frames_come_back_as_they_were(ident: int, payload: bytes, flags: int) -> None:
     engine = Engine(Role.SERVER)
