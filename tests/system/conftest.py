@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from rig import Daemon, running
+from rig import QUICK, Daemon, running
 from torture import PROPERTY, Tell
 
 
@@ -35,6 +36,13 @@ def folder() -> Iterator[Path]:
 def shared() -> Iterator[Daemon]:
     """A daemon for a module whose tests have a user each."""
     with _folder() as path, running(path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def swift() -> Iterator[Daemon]:
+    """A daemon for a module, with the user alice, whose log-ins cost nothing."""
+    with _folder() as path, running(path, None, *QUICK) as started:
         yield started
 
 
@@ -62,6 +70,15 @@ def daemon_with(folder: Path) -> Iterator[Callable[..., Daemon]]:
             return stack.enter_context(running(folder, settings))
 
         yield start
+
+
+@pytest.fixture
+def client_tls() -> ssl.SSLContext:
+    """For a client that believes any certificate: the daemon's is its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @pytest.fixture

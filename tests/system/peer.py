@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import struct
 from typing import Any
 
@@ -21,15 +22,23 @@ class RefusedError(Exception):
 
 
 class Peer:
-    """Over AF_UNIX or plain TCP; `login` on a loopback or unix connection needs no TLS."""
+    """Over AF_UNIX, TCP, or TLS; `login` on a loopback or unix connection needs no TLS."""
 
-    def __init__(self, address: str | tuple[str, int], timeout: float = 60) -> None:
+    def __init__(
+        self,
+        address: str | tuple[str, int],
+        timeout: float = 60,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(timeout)
             self.sock.connect(address)
         else:
             self.sock = socket.create_connection(address, timeout)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
         self._next = 0
         self.hello = self.ask({"op": "hello", "versions": [1]})[0]
 

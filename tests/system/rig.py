@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -58,6 +59,8 @@ class Daemon:
         self.log = folder / "log"
         self.users: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        self.held: list[socket.socket] = []
+        """Connections that are left open until all are closed."""
         self._peers: list[Peer] = []
         self._settings: dict[str, dict[str, str]] = {
             "server": {
@@ -183,23 +186,31 @@ class Daemon:
         assert result.returncode == 0, result.stderr
         self.users[name] = password
 
-    def connect(self, address: str | tuple[str, int] | None = None) -> Peer:
+    def connect(
+        self, address: str | tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
+    ) -> Peer:
         """A connection, by default over the unix socket; closed with the daemon at the latest."""
-        peer = Peer(self.unix_path if address is None else address)
+        peer = Peer(self.unix_path if address is None else address, tls=tls)
         self._peers.append(peer)
         return peer
 
-    def log_in(self, user: str = "alice", address: str | tuple[str, int] | None = None) -> Peer:
+    def log_in(
+        self,
+        user: str = "alice",
+        address: str | tuple[str, int] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> Peer:
         """A connection that is logged in."""
-        peer = self.connect(address)
+        peer = self.connect(address, tls)
         peer.login(user, self.users.get(user, PASSWORD))
         return peer
 
     def hang_up(self) -> None:
         """Close all connections."""
-        for peer in self._peers:
-            peer.close()
+        for connection in (*self._peers, *self.held):
+            connection.close()
         self._peers.clear()
+        self.held.clear()
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of the log, which must all be JSON."""
@@ -272,12 +283,18 @@ class Daemon:
         return samples
 
 
+QUICK = (sys.executable, Path(__file__).parent / "quick.py")
+"""Wrapper of a daemon whose log-ins cost nothing."""
+
+
 @contextlib.contextmanager
-def running(folder: Path, settings: dict[str, dict[str, str]] | None = None) -> Iterator[Daemon]:
+def running(
+    folder: Path, settings: dict[str, dict[str, str]] | None = None, *wrapper: str | Path
+) -> Iterator[Daemon]:
     """A started daemon with the user alice; everything of it ends with the block."""
     daemon = Daemon(folder, settings)
     try:
-        daemon.start()
+        daemon.start(*wrapper)
         daemon.add_user("alice")
         yield daemon
     finally:
