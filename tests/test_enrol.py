@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def test_files_that_are_there_already_are_charged(
     assert held == 123
     enrol.for_admin(config, ledger, held)(ALICE)
     assert ledger.usage(3).used == 123
+
+
+def test_a_path_may_be_longer_than_any_system_call_takes(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for depth in range(60):
+        name = f"{depth:03}".ljust(250, "x")
+        os.mkdir(name, dir_fd=folder)
+        below = os.open(name, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+        for size in (1, 2):
+            fd = os.open(f"f{size}", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
+            os.truncate(fd, size)
+            os.close(fd)
+    os.close(folder)
+    before = os.listdir("/proc/self/fd")
+    assert enrol.count_bytes(str(tmp_path)) == 60 * 3
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:

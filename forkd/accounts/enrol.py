@@ -13,12 +13,16 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 
 from forkd.accounts import Account, Prepare
 from forkd.config import Config
 from forkd.errors import Refusal, from_oserror
 from forkd.quota import Ledger
 from forkd.storage.store import STAGING
+
+_LONG = 3000
+"""Bytes of a path that still leave room for a name below PATH_MAX."""
 
 
 def for_stranger(config: Config, ledger: Ledger) -> Prepare:
@@ -63,19 +67,47 @@ def count_bytes(folder: str) -> int:
     Raises OSError where a folder cannot be read: a count with holes would be too small.
     """
     total = 0
-    waiting = [folder]
-    while waiting:
-        try:
-            entries = os.scandir(waiting.pop())
-        except FileNotFoundError:
+    waiting: list[bytes | int] = [os.fsencode(folder)]
+    try:
+        while waiting:
+            path = waiting.pop()
+            if isinstance(path, int):
+                os.close(path)
+                continue
+            try:
+                if len(path) > _LONG:
+                    path = _shortened(path, waiting)
+                entries = os.scandir(path)
+            except FileNotFoundError:
+                continue
+            with entries:
+                total += _count_files(entries, waiting)
+    finally:
+        for left in waiting:
+            if isinstance(left, int):
+                os.close(left)
+    return total
+
+
+def _shortened(path: bytes, waiting: list[bytes | int]) -> bytes:
+    """The same folder by a short path, good until its descriptor's turn has come.
+
+    By moving folders into each other a user makes paths that no system call takes whole.
+    """
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    waiting.append(fd)
+    return b"/proc/self/fd/%d" % fd
+
+
+def _count_files(entries: Iterable[os.DirEntry[bytes]], waiting: list[bytes | int]) -> int:
+    """Bytes of the files right in a folder; the folders in it have to wait."""
+    total = 0
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            waiting.append(entry.path)
             continue
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    continue
-                status = entry.stat(follow_symlinks=False)
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        status = entry.stat(follow_symlinks=False)
+        total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 
