@@ -184,13 +184,13 @@ def test_a_flood_of_log_ins_holds_nobody_up(daemon: Daemon, tell: Tell) -> None:
     pulse = Pulse(daemon.log_in())
     pulse.beat()
     over = threading.Event()
-    guessers = [Guesser(daemon, over) for _ in range(scale(40, 200))]
+    guessers = [Guesser(daemon, over) for _ in range(scale(40, 150))]
     with growth(worker_pids(daemon)) as grown:
         for guesser in guessers:
             guesser.start()
         try:
             with pulse.beating():
-                wait_for(lambda: sum(g.refused for g in guessers) >= scale(40, 600), 600)
+                wait_for(lambda: sum(g.refused for g in guessers) >= scale(40, 200), 600)
         finally:
             over.set()
             for guesser in guessers:
