@@ -114,7 +114,7 @@ class ChargedTree:
         """`staged` is what is gone on with; it is closed where this fails."""
         fresh = staged is None
         try:
-            staged = staged or self._create(source, path, free)
+            staged = staged or self._create_partial(source, path, free)
             lease = self._ledger.reserve(self.account, staged.ident, source.size, staged.on_disk)
         except OSError as error:
             raise from_oserror(error, source.path) from error
@@ -132,7 +132,7 @@ class ChargedTree:
             raise from_oserror(error, source.path) from error
         return incoming
 
-    def _create(self, source: Source, path: bytes, number: int | None) -> Staged:
+    def _create_partial(self, source: Source, path: bytes, number: int | None) -> Staged:
         """A new partial.  Raises OSError, Refusal (busy).
 
         Whoever removes a partial ends its lease last, so a free name may be leased still: it is
