@@ -26,6 +26,10 @@ from forkd.units import Bytes, Seconds
 
 DEFAULT_PATH = "/etc/forkd/forkd.toml"
 Limit = Bytes | Literal["unlimited"]
+Count = Annotated[int | Literal["unlimited"], Meta(ge=0, le=1_000_000)]
+"""How many there may be; 0 is without a limit too."""
+BAN_AFTER_MOST = 32
+"""As many failed log-ins are remembered of one address."""
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +73,7 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True):
 class Accounts(Struct, frozen=True, forbid_unknown_fields=True):
     max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     min_password: Annotated[int, Meta(ge=1, le=1024)] = 8
+    remember: Seconds = Seconds(600)
 
 
 class Register(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +84,14 @@ class Register(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     sessions_per_worker: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    sessions_per_user: Count = 0
+    sessions_per_address: Count = 0
+    user_bandwidth_up: Limit = "unlimited"
+    user_bandwidth_down: Limit = "unlimited"
     login_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    ban_after: Annotated[int, Meta(ge=0, le=BAN_AFTER_MOST)] = 20
+    ban_window: Seconds = Seconds(600)
+    ban_time: Seconds = Seconds(600)
     login_timeout: Seconds = Seconds(60)
     idle_timeout: Seconds = Seconds(900)
     stall_timeout: Seconds = Seconds(120)

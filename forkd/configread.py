@@ -36,6 +36,8 @@ def read_value(value: Any, hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
         if Bytes in get_args(hint):
             return _limit(value)
+        if int in get_args(hint):
+            return _count(value, bounds)
         hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is tuple:
         return _list(value, _ELEMENTS[get_args(hint)[0]], bounds)
@@ -71,6 +73,15 @@ def _limit(value: Any) -> Bytes | str:
     try:
         return parse_bytes(value)
     except ValueError as error:
+        raise UnfitError([f"{error}, or {UNLIMITED!r}"]) from None
+
+
+def _count(value: Any, bounds: Meta | None) -> int | str:
+    if value == UNLIMITED:
+        return UNLIMITED
+    try:
+        return _whole(value, bounds)
+    except UnfitError as error:
         raise UnfitError([f"{error}, or {UNLIMITED!r}"]) from None
 
 

@@ -27,7 +27,11 @@ _NEVER_ZERO = (
     ("limits", "login_timeout"),
     ("limits", "idle_timeout"),
     ("limits", "stall_timeout"),
+    ("limits", "ban_window"),
+    ("limits", "ban_time"),
 )
+LEAST_BANDWIDTH = 1024
+"""Bytes a second: with less, a client would take the server for dead."""
 
 
 class Flaw(NamedTuple):
@@ -48,6 +52,10 @@ def contradictions(config: Config) -> Iterator[Flaw]:
     for section, key in _NEVER_ZERO:
         if not getattr(getattr(config, section), key):
             yield Flaw(f"{section}.{key}", "must be longer than 0")
+    for key in ("user_bandwidth_up", "user_bandwidth_down"):
+        bandwidth = getattr(config.limits, key)
+        if isinstance(bandwidth, int) and bandwidth < LEAST_BANDWIDTH:
+            yield Flaw(f"limits.{key}", f"must be at least {LEAST_BANDWIDTH} bytes a second")
     if config.tls.mode == "files":
         for key in ("cert", "key"):
             if not getattr(config.tls, key):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from forkd import __version__
 from forkd.accounts import DEFAULT, OwnQuota
-from forkd.admin import daemon, users
+from forkd.admin import bans, daemon, users
 from forkd.admin.exits import CtlError, Exit
 from forkd.admin.output import complain
 from forkd.admin.site import CONFIG_VARIABLE, Site
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     workers.add_argument("count", metavar="N", type=_count, help="0: one for each CPU")
     _users(commands)
     _quota(commands)
+    _bans(commands)
     return top
 
 
@@ -181,6 +182,21 @@ def _quota_command(site: Site, args: argparse.Namespace) -> int:
         )
     args.name = names[0] if names else None
     return daemon.verify(site, args) if verify else users.quota(site, args)
+
+
+def _bans(commands: _Commands) -> None:
+    command = commands.add("bans", _bans_command, "addresses whose log-ins failed, and bans")
+    command.usage = "forkctl bans\n       forkctl bans lift ADDRESS"
+    command.add_argument("words", nargs="*", metavar="[lift ADDRESS]", help="let it log in again")
+
+
+def _bans_command(site: Site, args: argparse.Namespace) -> int:
+    match args.words:
+        case []:
+            return bans.bans(site, args)
+        case ["lift", address]:
+            return bans.lift(site, address)
+    raise CtlError(Exit.USAGE, "usage: forkctl bans, or forkctl bans lift ADDRESS")
 
 
 def _name(to: argparse.ArgumentParser) -> None:

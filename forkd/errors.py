@@ -56,6 +56,8 @@ CODES: dict[str, tuple[Fault, bool]] = {
     "kicked": (Fault.POLICY, False),
     "timeout": (Fault.PEER, True),
     "going-away": (Fault.POLICY, True),
+    "too-many": (Fault.POLICY, True),
+    "banned": (Fault.POLICY, False),
 }
 
 CODE_INDEX: dict[str, int] = {code: i for i, code in enumerate(CODES)}

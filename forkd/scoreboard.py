@@ -81,6 +81,7 @@ def _counters() -> tuple[str, ...]:
         names += [f"duration_bucket:{direction}:{i}" for i in range(len(DURATION_BOUNDS) + 1)]
         names += [f"size_bucket:{direction}:{i}" for i in range(len(SIZE_BOUNDS) + 1)]
     names += [f"refusals_total:{code}" for code in CODES]
+    names += ["bans_total"]
     return tuple(names)
 
 

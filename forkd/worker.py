@@ -16,12 +16,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from forkd import messages
 from forkd.accounts import open_accounts
 from forkd.doors.native import NativeDoor
-from forkd.errors import StartError
+from forkd.errors import Refusal, StartError
 from forkd.helpers.reaper import reap
+from forkd.limits.table import LimitTable, open_table
 from forkd.link import Link
 from forkd.log import Log, open_log
 from forkd.messages import LinkMessage, SessionInfo
@@ -30,9 +32,11 @@ from forkd.scoreboard import State
 from forkd.seat import BoundListener, ChildSeat
 from forkd.serving import tlscontext
 from forkd.serving.accept import describe_peer, session_ids
+from forkd.serving.admission import arrive
 from forkd.serving.confine import confine
 from forkd.serving.core import Core, Peer
 from forkd.serving.pool import Mailbox, Pool
+from forkd.serving.remembered import Remembered
 from forkd.serving.session import Activity, Session
 from forkd.serving.sessions import Sessions
 from forkd.serving.transfer import Kits
@@ -48,6 +52,8 @@ _SWITCH_SECONDS = 0.001
 _READ_BUFFER = 64 * 1024
 _PAGE_BYTES = 48 * 1024
 """Sessions in one message, as JSON: it must fit in a packet."""
+_TURNED_AWAY_MOST = 64
+"""Refused connections that are told so at one time; further ones are just closed."""
 _ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
@@ -56,8 +62,8 @@ def main(seat: ChildSeat) -> int:
     log = open_log(seat.config.log, process="worker", slot=seat.slot)
     sys.setswitchinterval(_SWITCH_SECONDS)
     _raise_descriptor_limit()
-    ledger = _take_slot(seat)
-    worker = Worker(seat, ledger, log)
+    ledger, limits = _take_slot(seat)
+    worker = Worker(seat, ledger, limits, log)
     confine(seat.config, log)
     gc.freeze()
     worker.serve()
@@ -69,7 +75,7 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _take_slot(seat: ChildSeat) -> MappedLedger:
+def _take_slot(seat: ChildSeat) -> tuple[MappedLedger, LimitTable]:
     """Hold the slot; what a dead predecessor left in it is returned first."""
     ledger = open_ledger(seat.config, seat.slot)
     ends = time.monotonic() + 10
@@ -78,14 +84,17 @@ def _take_slot(seat: ChildSeat) -> MappedLedger:
             raise StartError(f"slot {seat.slot} of the quota ledger is held by another process")
         time.sleep(0.02)  # the keeper is reaping it
     reap(ledger.file, seat.slot, seat.config.storage.path)
-    return ledger
+    limits = open_table(seat.config, seat.slot)
+    limits.file.forget_slot(seat.slot)
+    return ledger, limits
 
 
 class Worker:
     """The loop and what it holds."""
 
-    def __init__(self, seat: ChildSeat, ledger: MappedLedger, log: Log) -> None:
+    def __init__(self, seat: ChildSeat, ledger: MappedLedger, limits: LimitTable, log: Log) -> None:
         config = seat.config
+        accounts = open_accounts(config)
         self._seat = seat
         self._log = log
         self._row = seat.board.rows[seat.slot]
@@ -103,17 +112,20 @@ class Worker:
         self._accepting = False
         self._buffer = memoryview(bytearray(_READ_BUFFER))
         self._next_id = session_ids(seat.slot)
+        self._turned_away = 0
         self._draining = False
         self._deadline: float | None = None
         self._title = ""
         self._core = Core(
             config=config,
             generation=seat.generation,
-            accounts=open_accounts(config),
+            accounts=accounts,
             store=LocalStore(config.storage.path),
             ledger=ledger,
             committer=make_committer(config.storage.durability, Pool(1), self._mailbox),
             namer=Namer(seat.slot, born),
+            limits=limits,
+            remembered=Remembered(accounts, config.accounts.remember),
             kits=Kits(lambda: self._pool.has_spare),
             row=self._row,
             log=log,
@@ -131,10 +143,11 @@ class Worker:
         self._tick()
         ticked = time.monotonic()
         while not self._may_leave():
-            events = self._epoll.poll(0 if self._sessions.hurry else _TICK, _EVENTS_A_TURN)
+            events = self._epoll.poll(self._sessions.patience(_TICK), _EVENTS_A_TURN)
             self._row.set("beat_ns", time.monotonic_ns())
             for fd, _ in events:
                 self._on_event(fd)
+            self._sessions.ring()
             self._sessions.step_queued()
             self._log.flush()
             if time.monotonic() - ticked >= _TICK:
@@ -185,19 +198,46 @@ class Worker:
     def _open_session(self, sock: socket.socket, held: BoundListener) -> None:
         sock.setblocking(False)
         try:
-            address, trusted = describe_peer(sock, held.address)
+            known = describe_peer(sock, held.address)
         except OSError:
+            sock.close()
+            return
+        self._row.add("connections_total")
+        release, refusal = self._arrive(known.origin)
+        if release is None:
             sock.close()
             return
         ident = self._next_id()
         activity = Activity()
         fd = sock.fileno()
-        peer = Peer(ident, address, trusted, lambda: self._sessions.wake(fd, ident))
+        wake = partial(self._sessions.wake, fd, ident)
+        peer = Peer(ident, known.address, known.origin, known.trusted, wake)
         tls = None if held.address.family == "unix" else self._tls
-        door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer)
-        session = Session(ident, address, time.time(), fd, door, activity)
-        self._row.add("connections_total")
-        self._sessions.open(session)
+        door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer, refusal)
+        session = Session(ident, known.address, time.time(), fd, door, activity, release)
+        try:
+            self._sessions.open(session)
+        except OSError:
+            release()
+            raise
+
+    def _arrive(self, origin: str) -> tuple[Callable[[], None] | None, Refusal | None]:
+        """(what gives back the connection's count, the refusal that it is to be told).
+
+        Without the first, there are too many to tell already.
+        """
+        try:
+            seat = arrive(self._core.limits, self._core.config, origin)
+        except Refusal as refusal:
+            if self._turned_away >= _TURNED_AWAY_MOST:
+                self._row.add(f"refusals_total:{refusal.code}")
+                return None, refusal
+            self._turned_away += 1
+            return self._turned_away_left, refusal
+        return (seat.leave if seat is not None else _nothing), None
+
+    def _turned_away_left(self) -> None:
+        self._turned_away -= 1
 
     def _watch(self, fd: int, call: Callable[[], None]) -> None:
         mask = select.EPOLLIN | select.EPOLLONESHOT
@@ -263,10 +303,9 @@ class Worker:
                 self._account_changed(message.name)
 
     def _account_changed(self, name: str) -> None:
-        """Also for who is just logging in: he may have been looked up before the change."""
+        """Who is just logging in is looked up in the step that makes him known."""
         for session in self._sessions:
-            user = session.activity.user
-            if user == name or (session.in_job and not user):
+            if session.activity.user == name:
                 session.door.account_changed()
                 self._sessions.wake(session.fd, session.id)
 
@@ -320,6 +359,10 @@ class Worker:
         if title != self._title:
             self._title = title
             set_title(title)
+
+
+def _nothing() -> None:
+    """What a connection gives back that was not counted."""
 
 
 def _pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:

@@ -13,6 +13,8 @@ from corerig import ALICE, Place, children, fork, place_in
 from forkd.helpers import keeper as keeper_module
 from forkd.helpers.keeper import Keeper
 from forkd.ledger.file import LedgerFile
+from forkd.limits.file import LimitsFile, allocate, limits_path
+from forkd.limits.table import LimitTable
 from forkd.link import Link, link_pair
 from forkd.log import log_to
 from forkd.messages import Drain, Reap
@@ -29,6 +31,7 @@ WEEK = 7 * 86400
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with place_in(tmp_path) as made:
+        allocate(made.config, in_use=False)
         yield made
 
 
@@ -43,7 +46,8 @@ def round_of(place: Place, board: Scoreboard, tmp_path: Path) -> Callable[..., s
     ours, its = link_pair()
     master = Link(ours)
     log = log_to(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), place.config.log)
-    keeper = Keeper(place.config, board, place.file, Link(its), log)
+    limits = LimitsFile(limits_path(place.config))
+    keeper = Keeper(place.config, board, place.file, limits, Link(its), log)
 
     def once(*messages: Reap) -> str:
         for message in (*messages, Drain(None)):
@@ -52,6 +56,21 @@ def round_of(place: Place, board: Scoreboard, tmp_path: Path) -> Callable[..., s
         return (tmp_path / "log").read_text()
 
     return once
+
+
+def test_sessions_of_a_dead_worker_are_counted_no_more(
+    place: Place, round_of: Callable[..., str]
+) -> None:
+    file = LimitsFile(limits_path(place.config))
+    living, dead = LimitTable(file, 2, 60.0), LimitTable(file, 3, 60.0)
+    held = place.ledger(2)  # a process has slot 2, nobody slot 3
+    for table in (living, dead, dead):
+        assert table.enter("u:alice", 3)
+    assert living.enter("u:alice", 3) is None
+    round_of(Reap(3), Reap(2))
+    assert living.sessions("u:alice") == 1
+    assert held.file.hold_slot(2)
+    file.close()
 
 
 def stage(place: Place, name: str, size: int) -> bytes:

@@ -21,7 +21,7 @@ def cell(name: str, charged: int, limit: int | None, reserved: int = 0) -> Accou
 def test_a_protocol_without_a_door_has_no_series(tmp_path: Path) -> None:
     board = Scoreboard.create(str(tmp_path / "board"))
     log = open_log(LogSettings())
-    collected = BoardCollector(board, list, 1, log).collect()
+    collected = BoardCollector(board, list, int, 1, log).collect()
     protocols = [
         sample.labels["protocol"]
         for family in collected

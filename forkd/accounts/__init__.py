@@ -52,6 +52,14 @@ class Account:
         return None if isinstance(effective, str) else int(effective)
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An account and a `mark` that no other password of any account ever has."""
+
+    account: Account
+    mark: str
+
+
 Prepare = Callable[[Account], None]
 """Called before a new account becomes visible; what it raises undoes the addition."""
 
@@ -81,6 +89,9 @@ class Accounts(Protocol):
 
     def by_id(self, account_id: int) -> Account | None:
         """The account of this id."""
+
+    def credential(self, name: str) -> Credential | None:
+        """The account, enabled or not, with the mark of its password.  No hash is computed."""
 
     def authenticate(self, name: str, password: str) -> Account:
         """The enabled account whose password this is.  Raises Refusal auth-failed.

@@ -17,6 +17,7 @@ from forkd.accounts import (
     ALL_PERMISSIONS,
     DEFAULT,
     Account,
+    Credential,
     OwnQuota,
     Prepare,
     check_home,
@@ -113,6 +114,10 @@ class SqliteAccounts:
         with self._db.read() as db:
             row = db.execute(f"{_SELECT} WHERE id = ?", (account_id,)).fetchone()
         return _account(row) if row else None
+
+    def credential(self, name: str) -> Credential | None:
+        row = self._find(name)
+        return Credential(_account(row), row[-1]) if row else None
 
     def authenticate(self, name: str, password: str) -> Account:
         row = self._find(name)

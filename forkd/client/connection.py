@@ -349,6 +349,8 @@ class Connection:
         self.lost = True
         if error.code == "going-away":
             self.leaving = True
+        if error.code == "too-many":
+            return error  # before anything was asked for
         if error.repeatable:
             return LostError(
                 f"the server ended the connection: {error}", carried_out=error.code != "going-away"

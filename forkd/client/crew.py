@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from forkd.client.errors import ClientError
+from forkd.client.errors import ClientError, RemoteError
 from forkd.client.pipeline import Job, run_jobs
 from forkd.client.session import Session, StoppedError
 
@@ -105,6 +105,8 @@ class _Crew:
         self.join()
 
     def _run(self, session: Session) -> None:
+        if _is_one_too_many(session):
+            return  # the others do its work
         try:
             _large_first(session, self._work)
         except StoppedError:
@@ -115,6 +117,17 @@ class _Crew:
                 self.error = self.error or error
         finally:
             session.drop()
+
+
+def _is_one_too_many(session: Session) -> bool:
+    """Whether the server takes no further connection of ours; other failures are for `run`."""
+    try:
+        session.connection()
+    except RemoteError as error:
+        return error.code == "too-many"
+    except ClientError:
+        pass
+    return False
 
 
 def _small_first(session: Session, work: Work) -> None:

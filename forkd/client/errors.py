@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from forkd.verbs import ErrorMeta
 
-REPEATABLE = frozenset({"busy", "timeout", "going-away", "internal", "digest-mismatch"})
+REPEATABLE = frozenset({"busy", "too-many", "timeout", "going-away", "internal", "digest-mismatch"})
 """Codes after which the client repeats a request on its own, after a pause."""
 
 

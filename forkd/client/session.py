@@ -32,7 +32,7 @@ from forkd.verbs import Auth
 
 STALL = 300.0
 AGENT = f"forkc {__version__}"
-_PASSING = frozenset({"busy", "timeout", "going-away"})
+_PASSING = frozenset({"busy", "too-many", "timeout", "going-away"})
 _OTHERS_REPEATED = 2
 Password = str | Callable[[Url], str]
 T = TypeVar("T")

@@ -28,6 +28,7 @@ from forkd.errors import StartError
 from forkd.helpers.handover import Offer, open_listener
 from forkd.helpers.metrics import BoardCollector
 from forkd.ledger.file import AccountCell, LedgerFile
+from forkd.limits.file import LimitsFile, limits_path
 from forkd.link import Link
 from forkd.listen import parse_listen
 from forkd.log import Log, open_log
@@ -96,9 +97,12 @@ class Pages:
         self._board = seat.board
         self._link = seat.link
         self._ledger = os.path.join(seat.config.server.state_dir, "ledger")
+        self._limits = limits_path(seat.config)
         self._registry = CollectorRegistry()
         self._registry.register(
-            BoardCollector(seat.board, self._accounts, seat.config.metrics.top_users, log)
+            BoardCollector(
+                seat.board, self._accounts, self._bans, seat.config.metrics.top_users, log
+            )
         )
         self._by_path: dict[str, Callable[[], Page]] = {
             "/metrics": self.metrics,
@@ -145,6 +149,13 @@ class Pages:
             return list(ledger.accounts())
         finally:
             ledger.close()
+
+    def _bans(self) -> int:
+        limits = LimitsFile(self._limits)
+        try:
+            return limits.bans_in_force(time.monotonic_ns())
+        finally:
+            limits.close()
 
 
 class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):

@@ -19,6 +19,7 @@ from forkd.errors import Refusal
 from forkd.helpers.reaper import open_staging, reap
 from forkd.helpers.verifier import Verifier
 from forkd.ledger.file import LedgerFile, locked_slots
+from forkd.limits.file import LimitsFile, limits_path
 from forkd.link import Link
 from forkd.log import Log, open_log
 from forkd.quota import MappedLedger, ledger_path
@@ -42,7 +43,8 @@ def main(seat: ChildSeat) -> int:
     file = LedgerFile(ledger_path(seat.config))
     if _hold_own_slot(file, link):
         reap(file, KEEPER_ROW, seat.config.storage.path)
-        Keeper(seat.config, seat.board, file, link, log).serve()
+        limits = LimitsFile(limits_path(seat.config))
+        Keeper(seat.config, seat.board, file, limits, link, log).serve()
     return 0
 
 
@@ -60,12 +62,19 @@ class Keeper:
     """The loop: link first, then what is due."""
 
     def __init__(
-        self, config: Config, board: Scoreboard, file: LedgerFile, link: Link, log: Log
+        self,
+        config: Config,
+        board: Scoreboard,
+        file: LedgerFile,
+        limits: LimitsFile,
+        link: Link,
+        log: Log,
     ) -> None:
         self._config = config
         self._board = board
         self._row = board.rows[KEEPER_ROW]
         self._file = file
+        self._limits = limits
         self._ledger = MappedLedger(file, KEEPER_ROW)
         self._link = link
         self._log = log
@@ -116,6 +125,7 @@ class Keeper:
             if not self._file.hold_slot(slot):
                 self._to_reap.discard(slot)  # its next worker has it, and has reaped it
                 continue
+            self._limits.forget_slot(slot)
             try:
                 settled = reap(self._file, slot, self._config.storage.path)
                 self._to_reap.discard(slot)

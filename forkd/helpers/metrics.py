@@ -48,6 +48,7 @@ _PLAIN_COUNTERS = (
     ("forkd_worker_restarts", "restarts_total", "Workers replaced because they had died."),
     ("forkd_connections", "connections_total", "Connections accepted."),
     ("forkd_sessions", "sessions_total", "Sessions begun."),
+    ("forkd_bans", "bans_total", "Addresses banned for failed log-ins."),
     ("forkd_registrations", "registrations_total", "Accounts made by self-registration."),
     ("forkd_commands", "commands_total", "Configured commands started for users."),
     ("forkd_partials_expired", "partials_expired_total", "Interrupted uploads dropped by age."),
@@ -122,20 +123,22 @@ def _sum(user: str, usages: list[Usage]) -> Usage:
 class BoardCollector(Collector):
     """All families of a scrape.
 
-    `accounts` is called once a scrape.  When it raises OSError, ValueError or LookupError, the
-    scrape goes on without the quota series.
+    `accounts` and `bans` are called once a scrape.  When one raises OSError, ValueError or
+    LookupError, the scrape goes on without its series.
     """
 
     def __init__(
         self,
         board: Scoreboard,
         accounts: Callable[[], Iterable[Account]],
+        bans: Callable[[], int],
         top_users: int,
         log: Log,
     ) -> None:
         self._board = board
         self._log = log
         self._accounts = accounts
+        self._bans = bans
         self._top_users = top_users
 
     def collect(self) -> Iterator[Metric]:
@@ -143,6 +146,7 @@ class BoardCollector(Collector):
         yield from self._process_families()
         yield from self._counter_families()
         yield from self._transfer_families()
+        yield from self._ban_families()
         yield from self._quota_families()
 
     def _process_families(self) -> Iterator[Metric]:
@@ -243,6 +247,16 @@ class BoardCollector(Collector):
         yield used
         yield reserved
         yield limit
+
+    def _ban_families(self) -> Iterator[Metric]:
+        try:
+            count = self._bans()
+        except (OSError, ValueError, LookupError) as error:
+            self._log.warning("no ban series: the limits cannot be read", error=repr(error))
+            return
+        yield GaugeMetricFamily(
+            "forkd_bans_in_force", "Addresses that are refused for failed log-ins.", count
+        )
 
     def _usages(self) -> list[Usage]:
         try:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from forkd.accounts import Accounts
 from forkd.config import Config
+from forkd.limits.table import LimitTable
 from forkd.log import Log
 from forkd.quota import Ledger
 from forkd.scoreboard import Row
+from forkd.serving.remembered import Remembered
 from forkd.serving.transfer import Kits
 from forkd.storage.commit import Committer
 from forkd.storage.partials import Namer
@@ -27,6 +29,8 @@ class Core:
     ledger: Ledger
     committer: Committer
     namer: Namer
+    limits: LimitTable
+    remembered: Remembered
     kits: Kits
     row: Row
     log: Log
@@ -41,6 +45,8 @@ class Peer:
 
     session: str
     address: str
+    origin: str
+    """What it counts as where addresses are limited."""
     trusted_path: bool
     wake: Callable[[], None]
     """Have the session stepped soon; on the loop's thread."""

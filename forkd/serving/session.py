@@ -2,6 +2,7 @@
 
 A door does a bounded piece of work in `step()` and says how to go on:
   Park    wait for the socket, for a wake-up, or for the deadline; costs no thread
+  Pause   wait for a time, whatever the socket does; a wake-up ends it early
   Job     do this, on a thread if it may take long; its result is an outcome again
   Again   step once more, after the other sessions had their turn
   Closed  the end
@@ -41,6 +42,13 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait until `until`, in seconds of CLOCK_MONOTONIC.  Who is woken before may pause again."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Work that answers with the next outcome.  It may raise; the door's `failed` answers then."""
 
@@ -61,7 +69,7 @@ class Again:
 
 
 AGAIN = Again()
-Outcome = Park | Job | Again | Closed
+Outcome = Park | Pause | Job | Again | Closed
 
 
 class Door(Protocol):
@@ -114,7 +122,11 @@ class Session:
     fd: int
     door: Door
     activity: Activity
+    release: Callable[[], None] = lambda: None
+    """Give back what the connection was counted by."""
     deadline: float = 0.0
+    alarm: float = 0.0
+    """When the alarm that counts goes off; 0.0 for none."""
     in_job: bool = False
     queued: bool = False
     """It will be stepped in this turn of the loop."""

@@ -5,11 +5,14 @@ Rules
   2. SHORT jobs run on the loop's thread, LONG ones in the pool, and HASH ones in a small pool of
      their own, or strangers who try passwords would have all memory and keep everybody waiting:
      `_run` decides, nobody else.
-  3. Nobody steps a session that is in a job; who is woken meanwhile is stepped afterwards.
+  3. A session that pauses has an alarm in a heap; of several, only the last one set counts.
+  4. Nobody steps a session that is in a job; who is woken meanwhile is stepped afterwards.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import select
 import time
 from collections import deque
@@ -18,7 +21,17 @@ from functools import partial
 
 from forkd.log import Log
 from forkd.serving.pool import Mailbox, Pool
-from forkd.serving.session import Again, Closed, Job, Outcome, Park, Session, Weight
+from forkd.serving.session import (
+    FOREVER,
+    Again,
+    Closed,
+    Job,
+    Outcome,
+    Park,
+    Pause,
+    Session,
+    Weight,
+)
 
 HASHERS = 2
 """Password hashes at a time; each keeps several processors busy by itself."""
@@ -35,6 +48,8 @@ class Sessions:
         self._log = log
         self._sessions: dict[int, Session] = {}
         self._queue: deque[Session] = deque()
+        self._alarms: list[tuple[float, int, Session]] = []
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -43,10 +58,13 @@ class Sessions:
         """A copy: sessions may end while one looks at them."""
         return iter(list(self._sessions.values()))
 
-    @property
-    def hurry(self) -> bool:
-        """Some are to be stepped in the next turn, so the loop must not wait."""
-        return bool(self._queue)
+    def patience(self, most: float) -> float:
+        """Seconds that the loop may wait for events: 0 when some are to be stepped."""
+        if self._queue:
+            return 0
+        if not self._alarms:
+            return most
+        return max(0.0, min(most, self._alarms[0][0] - time.monotonic()))
 
     def open(self, session: Session) -> None:
         """Take up a new session.  Raises OSError: the kernel has no room to watch it."""
@@ -62,6 +80,15 @@ class Sessions:
         if not session.queued and not session.in_job:
             self._step(session)
         return True
+
+    def ring(self) -> None:
+        """Queue those whose pause is over."""
+        now = time.monotonic()
+        while self._alarms and self._alarms[0][0] <= now:
+            at, _, session = heapq.heappop(self._alarms)
+            if session.alarm == at:
+                session.alarm = 0.0
+                self.wake(session.fd, session.id)
 
     def step_queued(self) -> None:
         """Step those that are in the queue by now; who queues up again waits for the next turn."""
@@ -137,11 +164,22 @@ class Sessions:
                 if session.woken:
                     session.woken = False
                     self.wake(session.fd, session.id)
+            case Pause():
+                self._pause(session, outcome.until)
             case Again():
                 session.woken = False
                 self.wake(session.fd, session.id)
             case Closed():
                 self._close(session, outcome.reason)
+
+    def _pause(self, session: Session, until: float) -> None:
+        session.deadline = FOREVER
+        if session.alarm != until:  # else it was woken in between, and its alarm still stands
+            session.alarm = until
+            heapq.heappush(self._alarms, (until, next(self._numbers), session))
+        if session.woken:
+            session.woken = False
+            self.wake(session.fd, session.id)
 
     def _work(self, session: Session, work: Callable[[], Outcome]) -> None:
         """On a pool thread."""
@@ -165,4 +203,5 @@ class Sessions:
             session.door.close()
         except Exception as fault:
             self._log.unexpected("door-failed", fault, session=session.id)
+        session.release()
         self._log.debug("closed", session=session.id, address=session.peer, reason=reason)

@@ -19,6 +19,7 @@ from enum import Enum
 from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.errors import from_oserror
 from forkd.protocol import BLOCK
+from forkd.serving.throttle import FREE, Flow
 from forkd.serving.transport import READABLE, WRITABLE, Transport, broken, wait_briefly
 from forkd.storage.partials import Staged
 from forkd.storage.sidecar import append
@@ -42,6 +43,7 @@ class Pace(Enum):
     MORE = "the step's time is up, go on at once"
     BLOCKED = "the peer takes or gives nothing at the moment"
     EOF = "the peer has ended its side"
+    PAUSE = "the user's bandwidth is used up until the flow's `until`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,9 @@ class Kits:
 class Receiver:
     """Writes an upload's content, in order, into its staged file."""
 
-    def __init__(self, staged: Staged, path: str) -> None:
+    def __init__(self, staged: Staged, path: str, flow: Flow = FREE) -> None:
         self.staged = staged
+        self.flow = flow
         self.position = staged.held
         self.consumed = 0
         """Bytes that `pump` took from the socket, written or not."""
@@ -115,11 +118,22 @@ class Receiver:
         return self.position - self.staged.held
 
     def absorb(self, data: bytes | memoryview) -> None:
-        """Bytes that came together with a frame's head.  Raises Refusal."""
+        """Bytes that came together with a frame's head, out of what the flow gave.  Refusal."""
+        self.flow.spend(len(data))
         self._write(memoryview(data))
 
     def pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
         """Move at most `limit` bytes from the socket.  Raises Refusal, ConnectionError."""
+        allowed = self.flow.take(limit)
+        if not allowed:
+            return Step(0, Pace.PAUSE)
+        before = self.consumed
+        try:
+            return self._pump(transport, allowed, kit)
+        finally:
+            self.flow.spend(self.consumed - before)
+
+    def _pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
         if transport.kernel and self.staged.digest is None:
             return _paced(transport, limit, kit, lambda most: self._splice(transport, most, kit))
         return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))
@@ -192,8 +206,15 @@ class Sender:
     """Sends `length` bytes of a file from `offset`."""
 
     def __init__(
-        self, fd: int, offset: int, length: int, digest: BlockDigest | None, path: str = ""
+        self,
+        fd: int,
+        offset: int,
+        length: int,
+        digest: BlockDigest | None,
+        path: str = "",
+        flow: Flow = FREE,
     ) -> None:
+        self.flow = flow
         self._fd = fd
         self._path = path
         self._position = offset
@@ -206,6 +227,16 @@ class Sender:
 
         Raises ConnectionError, ShortFileError, and Refusal where the file cannot be read.
         """
+        allowed = self.flow.take(limit)
+        if not allowed:
+            return Step(0, Pace.PAUSE)
+        before = self.remaining
+        try:
+            return self._pump(transport, allowed, kit)
+        finally:
+            self.flow.spend(before - self.remaining)
+
+    def _pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
         if transport.kernel and self.digest is None:
             return _paced(transport, limit, kit, lambda most: self._sendfile(transport, most))
         return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))

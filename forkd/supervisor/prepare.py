@@ -13,6 +13,7 @@ from forkd.accounts import open_accounts
 from forkd.config import Config
 from forkd.errors import StartError
 from forkd.ledger import file as ledgerfile
+from forkd.limits import file as limitsfile
 from forkd.quota import ledger_path
 from forkd.seat import ChildSeat
 from forkd.serving import tlscontext
@@ -26,6 +27,7 @@ def prepare(config: Config) -> None:
     tlscontext.server_context(config)
     refuse_unmounted(config)
     ledgerfile.allocate(ledger_path(config), config.accounts.max)
+    limitsfile.allocate(config, in_use=bool(ledgerfile.locked_slots(ledger_path(config))))
     store.prepare(config)
     open_accounts(config)
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
-from forkd.doors.native.context import Context, Task
+from forkd.doors.native.context import Context, Login, Task
+from forkd.doors.native.waiting import when_paid
 from forkd.errors import Refusal, from_oserror
 from forkd.protocol import BLOCK, INLINE_MAX
-from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
 from forkd.serving.transfer import STEP_BYTES, Pace, Sender, ShortFileError
 from forkd.storage.charged import ChargedTree
 from forkd.storage.names import show
@@ -29,12 +30,10 @@ CHECKED_FRAME = 4 * BLOCK
 _line = msgspec.json.Encoder().encode
 
 
-def get(
-    context: Context, files: ChargedTree, ident: int, request: Get, parts: Parts
-) -> Task | None:
+def get(context: Context, login: Login, ident: int, request: Get, parts: Parts) -> Task | None:
     """Answer a small get at once, or the task that answers a large one.  Raises Refusal."""
     began = time.monotonic()
-    found = files.tree.open_read(parts)
+    found = login.files.tree.open_read(parts)
     try:
         if request.offset > found.size:
             raise Refusal(
@@ -50,7 +49,7 @@ def get(
             "length": length,
         }
         if length > SMALL:
-            return Download(context, ident, found, parts, meta, length, request)
+            return Download(context, login, ident, found, parts, meta, length, request)
         content = _read(found, request.offset, length, parts)
     except BaseException:
         os.close(found.fd)
@@ -58,10 +57,13 @@ def get(
     os.close(found.fd)
     if request.check:
         meta["digest"] = digest_of(content)
-    context.wire.reply(ident, meta, content)
-    context.moved_down += length
-    context.ended("down", show(parts), length, time.monotonic() - began, "ok")
-    return None
+
+    def answer() -> None:
+        context.wire.reply(ident, meta, content)
+        context.moved_down += length
+        context.ended("down", show(parts), length, time.monotonic() - began, "ok")
+
+    return when_paid(context, ident, login.down, length, answer)
 
 
 def _read(found: OpenFile, offset: int, length: int, parts: Parts) -> bytes:
@@ -80,6 +82,7 @@ class Download:
     def __init__(
         self,
         context: Context,
+        login: Login,
         ident: int,
         found: OpenFile,
         parts: Parts,
@@ -94,7 +97,7 @@ class Download:
         self._began = time.monotonic()
         self._length = length
         digest = BlockDigest() if request.check else None
-        self._sender = Sender(found.fd, request.offset, length, digest, self._path)
+        self._sender = Sender(found.fd, request.offset, length, digest, self._path, flow=login.down)
         self._frame_left = 0
         self._blocks_told = 0
         activity = context.activity
@@ -146,6 +149,8 @@ class Download:
             context.core.kits.give_back(kit)
         if step.pace is Pace.BLOCKED:
             return Park(context.wire.transport.wants, context.core.config.limits.stall_timeout)
+        if step.pace is Pace.PAUSE:
+            return Pause(sender.flow.until)
         return AGAIN
 
     def failed(self, refusal: Refusal) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forkd.accounts import Account
 from forkd.doors.native.wire import Wire, error_frame
 from forkd.errors import Refusal
 from forkd.protocol import Message
+from forkd.serving.admission import Login as Login
 from forkd.serving.core import Core, Peer
 from forkd.serving.session import Activity, Outcome
-from forkd.storage.charged import ChargedTree
 
 
 class Slot:
@@ -21,19 +20,6 @@ class Slot:
 
     def __init__(self, frame: bytes | None = None) -> None:
         self.frame = frame
-
-
-@dataclass(slots=True)
-class Login:
-    """Who the session belongs to."""
-
-    account: Account
-    files: ChargedTree
-
-    def demand(self, permission: str) -> None:
-        """Raises Refusal (denied)."""
-        if permission not in self.account.permissions:
-            raise Refusal("denied", f"this account lacks the permission {permission!r}")
 
 
 @dataclass(slots=True)
@@ -103,7 +89,7 @@ class Context:
         self._closed = True
         self.count_bytes()
         if self.login is not None and not self.changes:
-            self.login.files.close()
+            self.login.close()
             self.login = None
 
     def count_bytes(self) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from functools import partial
 
 from forkd.doors.native import answers
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.gate import Gate
 from forkd.doors.native.requests import carry_out
 from forkd.doors.native.smallputs import SmallPuts
+from forkd.doors.native.waiting import when_paid
 from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
@@ -54,13 +56,21 @@ class NativeDoor:
         tls: ssl.SSLContext | None,
         activity: Activity,
         buffer: memoryview,
+        refusal: Refusal | None = None,
     ) -> None:
-        """`tls` None: whatever comes is plain.  `buffer` is shared by all doors of the loop."""
+        """`tls` None: whatever comes is plain.  `buffer` is shared by all doors of the loop.
+
+        With a `refusal`, the client is told that, and no more.
+        """
         self._context = Context(core, peer, Wire(Plain(sock), buffer), activity)
         self._context.wire.engine.inline_max = _STRANGERS_PAYLOAD
         self._small = SmallPuts(self._context)
         self._gate = Gate(self._context, self._end, self.kick)
-        self._login_by = time.monotonic() + core.config.limits.login_timeout
+        self._refusal = refusal
+        patience = float(core.config.limits.login_timeout)
+        self._login_by = time.monotonic() + (
+            min(patience, _FAREWELL_SECONDS) if refusal else patience
+        )
         self._linger_until = 0.0
         self._sock = sock
         self._tls = tls
@@ -86,6 +96,9 @@ class NativeDoor:
                 return Closed("kicked")
             if not self._open():
                 return Park(wire.transport.wants, self._patience())
+            if self._refusal is not None:
+                context.refuse(0, self._refusal)
+                self._end("refused")
         for _ in range(_EVENTS_A_STEP):
             outcome = self._linger() if self._lingering else self._go_on()
             if outcome is not None:
@@ -110,7 +123,7 @@ class NativeDoor:
         context, wire = self._context, self._context.wire
         if self._kicked:
             return self._leave_at_once()
-        if self._changed:
+        if self._changed and context.login is not None:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
         if self._draining and not self._farewell and self._between_frames():
@@ -177,7 +190,11 @@ class NativeDoor:
         try:
             request = decode_request(message.meta)
             if isinstance(request, Put) and _is_inline(message, request):
-                self._small.add(self._login(), message, request)
+                login = self._login()
+                put = partial(self._small.add, login, message, request)
+                self._task = when_paid(context, message.id, login.up, request.size, put)
+                if self._task is not None:
+                    self._small.flush()
                 return None
             self._small.flush()
             if context.pending:
@@ -199,11 +216,11 @@ class NativeDoor:
                 self._context.wire.reply(ident, {})
                 self._end("bye")
             case Auth():
-                return self._gate.auth(ident, request)
+                self._task = self._gate.auth(ident, request)
             case Register():
                 return self._gate.register(ident, request)
             case Passwd():
-                return self._gate.passwd(ident, self._login(), request)
+                self._task = self._gate.passwd(ident, self._login(), request)
             case _:
                 self._task = carry_out(
                     self._context, self._login(), ident, request, self._skip_upload

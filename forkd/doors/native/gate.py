@@ -1,4 +1,4 @@
-"""hello, auth, register, passwd: who may come in, and as whom."""
+"""hello, auth, register, passwd: the native door's words for serving/admission.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from forkd import __version__, accounts, protocol
 from forkd.accounts import Account, enrol
-from forkd.doors.native.context import Context, Login
+from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import Refusal
 from forkd.helpers import runclient
+from forkd.serving.admission import Attempt, Proof, apply_quota, demand_welcome
 from forkd.serving.session import AGAIN, Job, Outcome, Weight
-from forkd.storage.charged import ChargedTree
 from forkd.verbs import Auth, Hello, Passwd, QuotaReply, Register
 
 
@@ -43,18 +43,31 @@ class Gate:
             },
         )
 
-    def auth(self, ident: int, request: Auth) -> Outcome:
+    def auth(self, ident: int, request: Auth) -> Task:
         self._demand_private()
-        return self._hashing(ident, lambda: self._authenticate(ident, request), request.user)
+        context = self._context
+        attempt = Attempt(
+            *(context.core, context.peer, context.activity),
+            *(request.user, request.password, context.login),
+        )
+        return _LogIn(ident, attempt, self._welcome, self._refused)
+
+    def passwd(self, ident: int, login: Login, request: Passwd) -> Task:
+        self._demand_private()
+        login.demand("passwd")
+        context, name = self._context, login.account.name
+
+        def change(account: Account) -> None:
+            context.core.accounts.set_password(account.name, request.new)
+
+        proof = Proof(context.core, context.peer, name, request.old, change)
+        return _PasswordChange(ident, proof, lambda: self._changed(ident, name), self._refused)
 
     def register(self, ident: int, request: Register) -> Outcome:
         self._demand_private()
-        return self._hashing(ident, lambda: self._register(ident, request))
-
-    def passwd(self, ident: int, login: Login, request: Passwd) -> Outcome:
-        self._demand_private()
-        login.demand("passwd")
-        return self._hashing(ident, lambda: self._passwd(ident, login, request), login.account.name)
+        core = self._context.core
+        demand_welcome(core.limits, core.config, self._context.peer.origin)
+        return Job(lambda: self._register(ident, request), Weight.HASH)
 
     def look_again(self) -> Outcome:
         """The account was changed: what holds now holds for this session too; on a thread."""
@@ -66,7 +79,7 @@ class Gate:
             if account is None or not account.enabled or account.id != login.account.id:
                 self._kick()
                 return AGAIN
-            self._limit(account)
+            apply_quota(context.core, account)
         except Refusal as refusal:
             told = refusal
             return Job(lambda: self._lost(told), Weight.SHORT)
@@ -88,67 +101,20 @@ class Gate:
         if not private and not context.core.config.tls.allow_plain_passwords:
             raise Refusal("auth-insecure", "passwords are not accepted unencrypted; use TLS")
 
-    def _hashing(self, ident: int, work: Callable[[], Outcome], user: str = "") -> Job:
-        """Work that may be refused: its refusal is counted and told on the loop's thread."""
-
-        def run() -> Outcome:
-            try:
-                return work()
-            except Refusal as refusal:
-                told = refusal
-            return Job(lambda: self._refused(ident, user, told), Weight.SHORT)
-
-        return Job(run, Weight.HASH)
-
-    def _refused(self, ident: int, user: str, refusal: Refusal) -> Outcome:
+    def _refused(self, ident: int, refusal: Refusal) -> None:
         context = self._context
         context.refuse(ident, refusal)
+        if refusal.code == "banned":
+            self._end("banned")
         if refusal.code == "auth-failed":
-            context.core.row.add("logins_total:failed")
-            context.core.log.warning(
-                "login-failed",
-                user=user,
-                session=context.peer.session,
-                address=context.peer.address,
-            )
             self._failures += 1
             if self._failures >= context.core.config.limits.login_attempts:
                 self._end("too many failed log-ins")
-        return AGAIN
 
-    def _authenticate(self, ident: int, request: Auth) -> Outcome:
-        core = self._context.core
-        account = core.accounts.authenticate(request.user, request.password)
-        self._limit(account)
-        tree = core.store.open_tree(account.id, account.home)
-        login = Login(account, ChargedTree(tree, core.ledger, account.id, core.namer))
-        return Job(lambda: self._welcome(ident, login), Weight.SHORT)
-
-    def _limit(self, account: Account) -> None:
-        """Raises Refusal (busy)."""
-        core = self._context.core
-        limit = account.limit(core.config.quota.default)
-        try:
-            core.ledger.set_limit(account.id, account.name, limit)
-        except IndexError:  # accounts.max was raised; the next generation has the room
-            raise Refusal("busy", "this server process is too old for the account") from None
-
-    def _welcome(self, ident: int, login: Login) -> Outcome:
+    def _welcome(self, ident: int, login: Login) -> None:
         context, account = self._context, login.account
-        if context.login is not None:
-            context.login.files.close()
         context.login = login
         context.wire.engine.inline_max = protocol.INLINE_MAX
-        context.activity.user, context.activity.state = account.name, "idle"
-        context.core.row.add("logins_total:ok")
-        context.core.row.add("sessions_total")
-        context.core.log.info(
-            "login",
-            user=account.name,
-            session=context.peer.session,
-            address=context.peer.address,
-            tls=context.wire.transport.label,
-        )
         usage = login.files.usage()
         context.wire.reply(
             ident,
@@ -159,14 +125,17 @@ class Gate:
                 "commands": runclient.commands_for(context.core.config.commands, account.name),
             },
         )
-        return AGAIN
 
     def _register(self, ident: int, request: Register) -> Outcome:
         context, core = self._context, self._context.core
         prepare = enrol.for_stranger(core.config, core.ledger)
-        account = accounts.register(
-            core.accounts, core.config.register, request.user, request.password, prepare
-        )
+        try:
+            account = accounts.register(
+                core.accounts, core.config.register, request.user, request.password, prepare
+            )
+        except Refusal as refusal:
+            told = refusal
+            return Job(lambda: self._not_registered(ident, told), Weight.SHORT)
 
         def done() -> Outcome:
             core.row.add("registrations_total")
@@ -181,10 +150,70 @@ class Gate:
 
         return Job(done, Weight.SHORT)
 
-    def _passwd(self, ident: int, login: Login, request: Passwd) -> Outcome:
-        context, core = self._context, self._context.core
-        core.accounts.authenticate(login.account.name, request.old)
-        core.accounts.set_password(login.account.name, request.new)
-        core.log.info("password-changed", user=login.account.name, session=context.peer.session)
-        context.wire.reply(ident, {})
+    def _not_registered(self, ident: int, refusal: Refusal) -> Outcome:
+        self._refused(ident, refusal)
         return AGAIN
+
+    def _changed(self, ident: int, name: str) -> None:
+        context = self._context
+        context.core.log.info("password-changed", user=name, session=context.peer.session)
+        context.wire.reply(ident, {})
+
+
+class _LogIn:
+    """An auth under way."""
+
+    def __init__(
+        self,
+        ident: int,
+        attempt: Attempt,
+        welcome: Callable[[int, Login], None],
+        refused: Callable[[int, Refusal], None],
+    ) -> None:
+        self.ident = ident
+        self._attempt = attempt
+        self._welcome = welcome
+        self._refused = refused
+
+    def step(self) -> Outcome | None:
+        result = self._attempt.step()
+        if not isinstance(result, Login):
+            return result
+        self._welcome(self.ident, result)
+        return None
+
+    def failed(self, refusal: Refusal) -> None:
+        self._attempt.close()
+        self._refused(self.ident, refusal)
+
+    def abandon(self) -> None:
+        self._attempt.close()
+
+
+class _PasswordChange:
+    """A passwd under way."""
+
+    def __init__(
+        self,
+        ident: int,
+        proof: Proof,
+        changed: Callable[[], None],
+        refused: Callable[[int, Refusal], None],
+    ) -> None:
+        self.ident = ident
+        self._proof = proof
+        self._changed = changed
+        self._refused = refused
+
+    def step(self) -> Outcome | None:
+        result = self._proof.step()
+        if not isinstance(result, Account):
+            return result
+        self._changed()
+        return None
+
+    def failed(self, refusal: Refusal) -> None:
+        self._refused(self.ident, refusal)
+
+    def abandon(self) -> None:
+        return

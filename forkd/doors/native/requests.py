@@ -40,7 +40,7 @@ def carry_out(
             return StreamUpload(context, login, ident, request, skip)
         case Get():
             login.demand("read")
-            return answers.get(context, files, ident, request, parse_path(request.path))
+            return answers.get(context, login, ident, request, parse_path(request.path))
         case List():
             login.demand("list")
             return answers.Listing(context, ident, files.tree.list(parse_path(request.path)))

@@ -11,7 +11,7 @@ from forkd.doors.native.context import Context, Login
 from forkd.doors.native.publishing import Publication, Upload, mismatch, set_time
 from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.protocol import DataHead, Message
-from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Weight
+from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
 from forkd.serving.transfer import STEP_BYTES, Pace, Receiver
 from forkd.storage.charged import ChargedTree, Incoming
 from forkd.storage.names import parse_file_path, show
@@ -94,7 +94,7 @@ class StreamUpload:
         self._incoming = incoming
         staged = incoming.staged
         _refuse_full(staged, put.size)
-        self._receiver = Receiver(staged, put.path)
+        self._receiver = Receiver(staged, put.path, self._login.up)
         proof = staged.digest.hexdigest() if staged.digest is not None and staged.held else None
         activity = context.activity
         activity.state, activity.path, activity.transferring = "upload", show(self._parts), True
@@ -119,7 +119,10 @@ class StreamUpload:
         if not wire.flush():
             return Park(wire.transport.wants, stall)
         if engine.payload_left:
-            taken = engine.take(_TAKE)
+            allowed = receiver.flow.take(engine.payload_left)
+            if not allowed:
+                return Pause(receiver.flow.until)
+            taken = engine.take(min(_TAKE, allowed))
             if not taken:
                 return Job(self._pump, Weight.LONG)
             receiver.absorb(taken)
@@ -181,6 +184,8 @@ class StreamUpload:
             return Closed("the client left during an upload")
         if step.pace is Pace.BLOCKED:
             return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
+        if step.pace is Pace.PAUSE:
+            return Pause(receiver.flow.until)
         if wire.engine.payload_left:
             return Job(self._pump, Weight.LONG)
         return AGAIN

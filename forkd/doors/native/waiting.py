@@ -1,0 +1,45 @@
+"""Small files that must wait for their user's bandwidth before they are moved as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from forkd.doors.native.context import Context, Task
+from forkd.errors import Refusal
+from forkd.serving.session import Outcome, Pause
+from forkd.serving.throttle import Flow
+
+
+def when_paid(
+    context: Context, ident: int, flow: Flow, size: int, move: Callable[[], None]
+) -> Task | None:
+    """Move a small file now, or the task that does it when its time has come.  Raises Refusal."""
+    until = flow.whole(size)
+    if until and time.monotonic() < until:
+        return _Waiting(context, ident, until, move)
+    move()
+    return None
+
+
+class _Waiting:
+    def __init__(
+        self, context: Context, ident: int, until: float, move: Callable[[], None]
+    ) -> None:
+        self.ident = ident
+        self._context = context
+        self._until = until
+        self._move = move
+
+    def step(self) -> Outcome | None:
+        if time.monotonic() < self._until:
+            self._context.wire.flush()  # answers to what came before
+            return Pause(self._until)
+        self._move()
+        return None
+
+    def failed(self, refusal: Refusal) -> None:
+        self._context.refuse(self.ident, refusal)
+
+    def abandon(self) -> None:
+        return
