@@ -145,8 +145,8 @@ class Worker:
         while not self._may_leave():
             events = self._epoll.poll(self._sessions.patience(_TICK), _EVENTS_A_TURN)
             self._row.set("beat_ns", time.monotonic_ns())
-            for fd, _ in events:
-                self._on_event(fd)
+            for fd, mask in events:
+                self._on_event(fd, mask)
             self._sessions.ring()
             self._sessions.step_queued()
             self._log.flush()
@@ -155,8 +155,8 @@ class Worker:
                 self._tick()
         self._leave()
 
-    def _on_event(self, fd: int) -> None:
-        if self._sessions.on_event(fd):
+    def _on_event(self, fd: int, mask: int) -> None:
+        if self._sessions.on_event(fd, mask):
             return
         if fd in self._watched:
             self._watched[fd]()

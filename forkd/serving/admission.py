@@ -23,7 +23,7 @@ from forkd.serving.core import Core, Peer
 from forkd.serving.session import AGAIN, Activity, Job, Outcome, Pause, Weight
 from forkd.serving.throttle import FREE, Flow, flow
 from forkd.storage.charged import ChargedTree
-from forkd.units import format_seconds
+from forkd.units import format_count, format_seconds
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ def arrive(limits: LimitTable, config: Config, origin: str) -> Seat | None:
     seat = limits.enter(ADDRESS + origin, most)
     if seat is None:
         raise Refusal(
-            "too-many", f"there are {most} connections from {origin} already; try again later"
+            "too-many", f"{origin} has {format_count(most, 'connection')} already; try again later"
         )
     return seat
 
@@ -228,7 +228,7 @@ class Attempt:
         if seat is None:
             raise Refusal(
                 "too-many",
-                f"{self.name} has {most} sessions already; close one, or try again later",
+                f"{self.name} has {format_count(most, 'session')} already; try again later",
             )
         return seat
 

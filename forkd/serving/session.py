@@ -128,6 +128,7 @@ class Session:
     alarm: float = 0.0
     """When the alarm that counts goes off; 0.0 for none."""
     in_job: bool = False
+    paused: bool = False
     queued: bool = False
     """It will be stepped in this turn of the loop."""
     woken: bool = False

@@ -35,6 +35,7 @@ from forkd.serving.session import (
 
 HASHERS = 2
 """Password hashes at a time; each keeps several processors busy by itself."""
+_GONE = select.EPOLLHUP | select.EPOLLERR
 
 
 class Sessions:
@@ -72,12 +73,16 @@ class Sessions:
         self._sessions[session.fd] = session
         self._step(session)
 
-    def on_event(self, fd: int) -> bool:
+    def on_event(self, fd: int, mask: int) -> bool:
         """Something happened on a descriptor; False when it is no session's."""
         session = self._sessions.get(fd)
         if session is None:
             return False
-        if not session.queued and not session.in_job:
+        if session.queued or session.in_job:
+            return True
+        if session.paused and mask & _GONE:
+            self._close(session, "the client left")
+        else:
             self._step(session)
         return True
 
@@ -128,6 +133,7 @@ class Sessions:
                 self._close(session, reason)
 
     def _step(self, session: Session) -> None:
+        session.paused = False
         try:
             outcome = session.door.step()
         except Exception as error:
@@ -174,6 +180,8 @@ class Sessions:
 
     def _pause(self, session: Session, until: float) -> None:
         session.deadline = FOREVER
+        session.paused = True
+        self._epoll.modify(session.fd, select.EPOLLONESHOT)  # it tells when the peer is gone
         if session.alarm != until:  # else it was woken in between, and its alarm still stands
             session.alarm = until
             heapq.heappush(self._alarms, (until, next(self._numbers), session))

@@ -10,7 +10,6 @@ import time
 from typing import Protocol
 
 from forkd.config import Limit
-from forkd.errors import Refusal
 from forkd.limits.policy import piece
 from forkd.limits.table import Seat
 
@@ -21,7 +20,7 @@ class Flow(Protocol):
     """One session's bytes in one direction; one thread at a time uses it."""
 
     until: float
-    """After a `take` of 0: when to come again, in seconds of CLOCK_MONOTONIC."""
+    """When to come again, in seconds of CLOCK_MONOTONIC, after nothing was allowed."""
 
     def take(self, most: int) -> int:
         """How many bytes may be moved now, at most `most`."""
@@ -29,11 +28,8 @@ class Flow(Protocol):
     def spend(self, count: int) -> None:
         """So many of those were moved."""
 
-    def whole(self, size: int) -> float:
-        """When a small file may be moved as a whole, in seconds of CLOCK_MONOTONIC; it is paid.
-
-        Raises Refusal (busy).
-        """
+    def whole(self, size: int) -> bool:
+        """Whether a small file may be moved as a whole now; it is spent then."""
 
     def close(self) -> None:
         """Nothing more is moved."""
@@ -50,8 +46,8 @@ class Free:
     def spend(self, count: int) -> None:
         pass
 
-    def whole(self, size: int) -> float:  # noqa: ARG002
-        return 0.0
+    def whole(self, size: int) -> bool:  # noqa: ARG002
+        return True
 
     def close(self) -> None:
         pass
@@ -70,13 +66,16 @@ class Metered:
         self._piece = piece(rate)
         self._granted = 0
         self._claimed = 0
+        """Bytes of a piece that may be moved once `until` has come."""
+        self._whole = 0
+        """The same of a small file."""
         self.until = 0.0
 
     def take(self, most: int) -> int:
         if not self._granted:
-            if not self._claimed and not self._claim(min(most, self._piece)):
-                return 0
-            if time.monotonic() < self.until:
+            if not self._claimed:
+                self._claimed = self._claim(min(most, self._piece))
+            if not self._claimed or time.monotonic() < self.until:
                 return 0
             self._granted, self._claimed = self._claimed, 0
         return min(most, self._granted)
@@ -84,30 +83,34 @@ class Metered:
     def spend(self, count: int) -> None:
         self._granted -= count
 
-    def whole(self, size: int) -> float:
-        table = self._seat.table
-        try:
-            return table.claim(self._seat, self._direction, size, self._rate)
-        except TimeoutError:
-            raise Refusal("busy", "the user's bandwidth cannot be told at the moment") from None
+    def whole(self, size: int) -> bool:
+        if not size:
+            return True
+        if self._whole < size:
+            self._whole += self._claim(size - self._whole)
+        if self._whole < size or time.monotonic() < self.until:
+            return False
+        self._whole = 0
+        return True
 
     def close(self) -> None:
         """What was claimed and not moved goes back."""
-        left, self._granted, self._claimed = self._granted + self._claimed, 0, 0
+        left = self._granted + self._claimed + self._whole
+        self._granted = self._claimed = self._whole = 0
         if left:
             try:
                 self._seat.table.unclaim(self._seat, self._direction, left, self._rate)
             except TimeoutError:
-                pass  # lost is less than a piece
+                pass  # lost is a piece or a small file
 
-    def _claim(self, size: int) -> bool:
+    def _claim(self, size: int) -> int:
+        """`size`, and `until` says when it may move; 0: come again at `until`."""
         try:
             self.until = self._seat.table.claim(self._seat, self._direction, size, self._rate)
         except TimeoutError:
             self.until = time.monotonic() + _RETRY_SECONDS
-            return False
-        self._claimed = size
-        return True
+            return 0
+        return size
 
 
 def flow(seat: Seat | None, direction: int, rate: Limit) -> Flow:

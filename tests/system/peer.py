@@ -39,8 +39,23 @@ class Peer:
             self.sock = socket.create_connection(address, timeout)
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock)
+        self._greet()
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Peer:
+        """Over a connection that is there already; it is closed when the server refuses it."""
+        peer = cls.__new__(cls)
+        peer.sock = sock
+        peer._greet()
+        return peer
+
+    def _greet(self) -> None:
         self._next = 0
-        self.hello = self.ask({"op": "hello", "versions": [1]})[0]
+        try:
+            self.hello = self.ask({"op": "hello", "versions": [1]})[0]
+        except BaseException:
+            self.sock.close()
+            raise
 
     def login(self, user: str, password: str) -> dict[str, Any]:
         return self.ask({"op": "auth", "user": user, "password": password})[0]

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import sqlite3
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
         self.held: list[socket.socket] = []
         """Connections that are left open until all are closed."""
-        self._peers: list[Peer] = []
+        self.peers: list[Peer] = []
         self._settings: dict[str, dict[str, str]] = {
             "server": {
                 "workers": "2",
@@ -190,8 +191,11 @@ class Daemon:
         self, address: str | tuple[str, int] | None = None, tls: ssl.SSLContext | None = None
     ) -> Peer:
         """A connection, by default over the unix socket; closed with the daemon at the latest."""
-        peer = Peer(self.unix_path if address is None else address, tls=tls)
-        self._peers.append(peer)
+        return self.adopt(Peer(self.unix_path if address is None else address, tls=tls))
+
+    def adopt(self, peer: Peer) -> Peer:
+        """It is closed with the daemon at the latest."""
+        self.peers.append(peer)
         return peer
 
     def log_in(
@@ -207,9 +211,9 @@ class Daemon:
 
     def hang_up(self) -> None:
         """Close all connections."""
-        for connection in (*self._peers, *self.held):
+        for connection in (*self.peers, *self.held):
             connection.close()
-        self._peers.clear()
+        self.peers.clear()
         self.held.clear()
 
     def events(self) -> list[dict[str, Any]]:
@@ -262,6 +266,11 @@ class Daemon:
                         with contextlib.suppress(FileNotFoundError):
                             total += os.lstat(os.path.join(folder, name)).st_size
         return total
+
+    def change_behind_its_back(self, statement: str) -> None:
+        """Change the accounts' database; nobody tells the daemon."""
+        with contextlib.closing(sqlite3.connect(self.state / "accounts.db")) as db, db:
+            db.execute(statement)
 
     def verify(self) -> list[dict[str, Any]]:
         """Ledger against disk, by the daemon itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from forkd.doors.native.context import Context, Task
@@ -15,26 +14,26 @@ def when_paid(
     context: Context, ident: int, flow: Flow, size: int, move: Callable[[], None]
 ) -> Task | None:
     """Move a small file now, or the task that does it when its time has come.  Raises Refusal."""
-    until = flow.whole(size)
-    if until and time.monotonic() < until:
-        return _Waiting(context, ident, until, move)
+    if not flow.whole(size):
+        return _Waiting(context, ident, flow, size, move)
     move()
     return None
 
 
 class _Waiting:
     def __init__(
-        self, context: Context, ident: int, until: float, move: Callable[[], None]
+        self, context: Context, ident: int, flow: Flow, size: int, move: Callable[[], None]
     ) -> None:
         self.ident = ident
         self._context = context
-        self._until = until
+        self._flow = flow
+        self._size = size
         self._move = move
 
     def step(self) -> Outcome | None:
-        if time.monotonic() < self._until:
+        if not self._flow.whole(self._size):
             self._context.wire.flush()  # answers to what came before
-            return Pause(self._until)
+            return Pause(self._flow.until)
         self._move()
         return None
 
