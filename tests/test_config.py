@@ -152,6 +152,16 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("[log]\nfile = 1\n", "f.toml:2: log.file: must be a text, in quotes"),
         ("[quota]\ndefault = 'x'\n", "f.toml:2: quota.default: 'x' is not a size"),
         ("[limits]\nlogin_attempts = 1.5\n", "f.toml:2: limits.login_attempts: must be a whole "),
+        (
+            "[limits]\nsessions_per_user = 'x'\n",
+            "f.toml:2: limits.sessions_per_user: must be a whole number, 0 to 1000000, or 'unlim",
+        ),
+        (
+            "[limits]\nuser_bandwidth_up = 1023\n",
+            "f.toml:2: limits.user_bandwidth_up: must be at least 1024 bytes a second",
+        ),
+        ("[limits]\nban_after = 33\n", "f.toml:2: limits.ban_after: must be a whole number, 0 to"),
+        ("[limits]\nban_time = 0\n", "f.toml:2: limits.ban_time: must be longer than 0"),
         ("[register]\nquota = 'no'\n", "f.toml:2: register.quota: 'no' is not a size (exam"),
         ("[register]\npermissions = ['read', 3]\n", "f.toml:2: register.permissions: must be a"),
         ("[tls]\nmode = 'files'\nkey = '/k'\n", "f.toml:1: tls.cert: must name a PEM file"),

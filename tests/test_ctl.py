@@ -33,6 +33,8 @@ from forkd.admin.render import age, flow, printable, table, table_within
 from forkd.admin.site import become_owner
 from forkd.admin.statusview import is_degraded, status_screen
 from forkd.errors import Refusal
+from forkd.limits import file as limitsfile
+from forkd.limits.table import ADDRESS, open_table
 from forkd.quota import open_ledger
 from forkd.supervisor.control import Asker, ControlServer
 
@@ -289,6 +291,34 @@ def test_quota_tells_how_full_each_account_is(forkctl: Ctl) -> None:
     assert out.endswith("USED includes RESERVED, the whole sizes of the uploads under way\n")
 
 
+def test_bans_are_shown_and_lifted_with_the_daemon_down(forkctl: Ctl) -> None:
+    config = configuration.load(forkctl.config_path)
+    limitsfile.allocate(config, in_use=False)
+    assert forkctl("bans")[1] == "no address is banned, and no log-in failed lately\n"
+    limits = open_table(config, 0)
+    for origin, failures in (("192.0.2.9", 2), ("2001:db8:7:1::/64", 20), ("unix:uid=7", 3)):
+        for _ in range(failures):
+            limits.failed(ADDRESS + origin)
+    limits.ban("2001:db8:7:1::/64", 600)
+    limits.file.close()
+    found = forkctl.json("bans")
+    assert [(one["address"], one["failures"]) for one in found] == [
+        ("2001:db8:7:1::/64", 20),
+        ("unix:uid=7", 3),
+        ("192.0.2.9", 2),
+    ]
+    assert 0 < found[0]["until"] - time.time() <= 600
+    assert found[1]["until"] is None
+    assert "2001:db8:7:1::/64        20  10m 00s" in forkctl("bans")[1]
+    assert forkctl.json("bans", "lift", "2001:db8:7:1::5") == {"lifted": "2001:db8:7:1::/64"}
+    code, _, err = forkctl("bans", "lift", "2001:db8:7:1::/64")
+    assert (code, err) == (
+        1,
+        "forkctl: 2001:db8:7:1::/64 is not banned, and no log-in of it failed\n",
+    )
+    assert len(forkctl.json("bans")) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -307,6 +337,10 @@ def test_quota_tells_how_full_each_account_is(forkctl: Ctl) -> None:
         ((), 2, "usage:"),
         (("quota", "a", "b"), 2, "usage:"),
         (("quota", "--fix"), 2, "usage:"),
+        (("bans", "all"), 2, "usage:"),
+        (("bans", "lift"), 2, "usage:"),
+        (("bans", "lift", "here"), 2, "is no address"),
+        (("bans",), 3, "forkd has not run yet"),
         (("workers", "many"), 2, "is not a number"),
         (("status",), 3, "forkd is not running"),
         (("quota", "verify"), 3, "forkd is not running"),

@@ -20,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from forkd.config import Config, Log, Metrics, Server
 from forkd.helpers import exporter
 from forkd.ledger import file as ledgerfile
+from forkd.limits import file as limitsfile
+from forkd.limits.table import open_table
 from forkd.listen import ListenAddress
 from forkd.messages import Drain, Kick, Unable
 from forkd.scoreboard import MASTER_ROW, Scoreboard, State
@@ -194,6 +196,23 @@ def test_quota_of_the_fullest_and_the_rest(nest: Nest) -> None:
     assert nest.value("forkd_quota_used_bytes", user="free") is None
     ledger.write_charge(1, 60, 2)
     assert nest.value("forkd_quota_used_bytes", user="half") == 60
+
+
+def test_bans_in_force(nest: Nest) -> None:
+    limitsfile.allocate(nest.config(), in_use=False)
+    table = open_table(nest.config(), 0)
+    nest.stack.callback(table.file.close)
+    nest.ready()
+    assert nest.value("forkd_bans_in_force") == 0
+    for origin, seconds in (("192.0.2.1", 60), ("192.0.2.2", 60), ("192.0.2.3", -1)):
+        table.ban(origin, seconds)
+    assert nest.value("forkd_bans_in_force") == 2
+
+
+def test_a_scrape_without_limits(nest: Nest) -> None:
+    nest.ready()
+    assert nest.value("forkd_bans_in_force") is None
+    assert nest.value("forkd_bans_total") == 0
 
 
 def test_a_scrape_without_a_ledger(nest: Nest) -> None:

@@ -466,6 +466,40 @@ def test_a_killed_worker_leaves_what_a_reaper_mends(nest: Nest) -> None:
     assert offer["offset"] == 4 << 20
 
 
+# limits
+
+
+def test_refused_connections_are_told_and_leave_nothing(tmp_path: Path) -> None:
+    with nest_in(tmp_path, sessions_per_address=2) as nest:
+        held = [nest.stranger(), nest.alice()]
+        before = nest.descriptors()
+        silent = []
+        for _ in range(80):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(LONG)
+            sock.connect(nest.address)
+            silent.append(sock)
+        wait_for(lambda: nest.row("refusals_total:too-many") == 80)
+        assert sum(bool(sock.recv(1)) for sock in silent) >= 64  # the rest was just closed
+        for sock in silent:
+            sock.close()
+        wait_for(lambda: nest.descriptors() == before)
+        with pytest.raises(RefusedError) as caught:
+            nest.stranger()
+        assert caught.value.code == "too-many"
+        held[1].put("f", b"x")
+        held[0].close()
+        wait_for(lambda: _gets_in(nest))
+
+
+def _gets_in(nest: Nest) -> bool:
+    try:
+        nest.stranger()
+    except RefusedError:
+        return False
+    return True
+
+
 # strangers and slow ones
 
 
