@@ -16,7 +16,8 @@ from forkd.config import Accounts as AccountRules
 from forkd.config import Config, Limits, Server
 from forkd.config import Log as LogSettings
 from forkd.errors import Refusal
-from forkd.limits.file import LimitsFile, allocate, limits_path
+from forkd.limits.file import LimitsFile, Spot, allocate, limits_path
+from forkd.limits.layout import WAYS
 from forkd.limits.table import ADDRESS, USER, LimitTable
 from forkd.log import open_log
 from forkd.scoreboard import Scoreboard
@@ -124,14 +125,38 @@ def test_the_second_log_in_needs_no_thread(core_with: Make) -> None:
     login.close()
 
 
-def test_nothing_is_counted_and_nothing_metered_without_limits(core_with: Make) -> None:
-    core = core_with()
-    assert arrive(core.limits, core.config, ORIGIN) is None
+def test_without_limits_all_is_counted_for_a_reload_that_brings_some(core_with: Make) -> None:
+    old, new = core_with(), core_with(sessions_per_user=1, sessions_per_address=1)
+    seat = arrive(old.limits, old.config, ORIGIN)
+    login = log_in(attempt(old))
+    assert login.up is login.down is FREE
+    with pytest.raises(Refusal) as caught:
+        arrive(new.limits, new.config, ORIGIN)
+    assert caught.value.code == "too-many"
+    one = attempt(new)
+    verify(one)
+    assert refused(one).code == "too-many"
+    one.close()
+    login.close()
+    assert seat is not None
+    seat.leave()
+    assert arrive(new.limits, new.config, ORIGIN)
+
+
+def test_no_room_to_count_keeps_nobody_out_where_nothing_is_limited(core_with: Make) -> None:
+    core, metered = core_with(), core_with(user_bandwidth_up=Bytes(4096))
+    file = core.limits.file
+    first = file.spot(USER + "alice").first
+    for cell in range(first, first + WAYS):
+        file.give(cell, Spot(b"u:somebody", first, cell + 1))
+        file.add_session(cell, 2, 1)
     login = log_in(attempt(core))
     assert login.seat is None
-    assert login.up is login.down is FREE
-    assert core.limits.sessions(USER + "alice") == 0
     login.close()
+    one = attempt(metered)
+    verify(one)
+    assert refused(one).code == "busy"
+    one.close()
 
 
 CHANGES: dict[str, Callable[[SqliteAccounts], object]] = {
@@ -226,7 +251,7 @@ def test_a_ban_stops_what_waits_for_a_thread_before_it_is_hashed(core_with: Make
     with pytest.raises(Refusal) as caught:
         arrive(core.limits, core.config, ORIGIN)
     assert caught.value.code == "banned"
-    assert arrive(core.limits, core.config, "192.0.2.8") is None
+    assert arrive(core.limits, core.config, "192.0.2.8")
 
 
 def test_a_remembered_log_in_does_not_pass_a_ban(core_with: Make) -> None:

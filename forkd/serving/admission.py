@@ -51,20 +51,28 @@ class Login:
 
 
 def arrive(limits: LimitTable, config: Config, origin: str) -> Seat | None:
-    """A connection from `origin`: its seat, None where they are not counted.
+    """A connection from `origin`: its seat, None without a limit and without room to count it.
 
     Raises Refusal: banned, too-many, busy.
     """
     demand_welcome(limits, config, origin)
     most = _most(config.limits.sessions_per_address)
-    if not most:
-        return None
-    seat = limits.enter(ADDRESS + origin, most)
-    if seat is None:
+    seat = _enter(limits, ADDRESS + origin, most)
+    if most and seat is None:
         raise Refusal(
             "too-many", f"{origin} has {format_count(most, 'connection')} already; try again later"
         )
     return seat
+
+
+def _enter(limits: LimitTable, key: str, most: int) -> Seat | None:
+    """Counted without a limit too, as far as there is room: a reload may bring one."""
+    try:
+        return limits.enter(key, most)
+    except Refusal:
+        if most:
+            raise
+        return None
 
 
 def demand_welcome(limits: LimitTable, config: Config, origin: str) -> None:
@@ -217,19 +225,19 @@ class Attempt:
         """A seat among the user's sessions; one who logs in again keeps his."""
         rules = self.core.config.limits
         most = _most(rules.sessions_per_user)
-        limited = (rules.user_bandwidth_up, rules.user_bandwidth_down) != ("unlimited",) * 2
-        if not most and not limited:
-            return None
+        metered = (rules.user_bandwidth_up, rules.user_bandwidth_down) != ("unlimited",) * 2
         before = self.before
         if before is not None and before.account.name == self.name and before.seat is not None:
             kept, before.seat = before.seat, None
             return kept
-        seat = self.core.limits.enter(USER + self.name, most)
-        if seat is None:
+        seat = _enter(self.core.limits, USER + self.name, most)
+        if seat is None and most:
             raise Refusal(
                 "too-many",
                 f"{self.name} has {format_count(most, 'session')} already; try again later",
             )
+        if seat is None and metered:
+            raise Refusal("busy", "the server has no room to meter this session; try again")
         return seat
 
     def _welcome(self, account: Account, how: str) -> None:

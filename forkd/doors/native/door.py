@@ -25,7 +25,17 @@ from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
 from forkd.serving.core import Core, Peer
-from forkd.serving.session import AGAIN, FOREVER, Activity, Closed, Job, Outcome, Park, Weight
+from forkd.serving.session import (
+    AGAIN,
+    FOREVER,
+    Activity,
+    Closed,
+    Job,
+    Outcome,
+    Park,
+    Pause,
+    Weight,
+)
 from forkd.serving.transport import READABLE, Plain, open_transport
 from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
 
@@ -133,6 +143,8 @@ class NativeDoor:
             outcome = self._task.step()
             if outcome is None:
                 self._task = None
+            elif isinstance(outcome, Pause):
+                wire.flush()  # what came before it is answered
             return outcome
         if self._ending is not None:
             return self._finish(self._ending)

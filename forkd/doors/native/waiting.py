@@ -32,7 +32,6 @@ class _Waiting:
 
     def step(self) -> Outcome | None:
         if not self._flow.whole(self._size):
-            self._context.wire.flush()  # answers to what came before
             return Pause(self._flow.until)
         self._move()
         return None
