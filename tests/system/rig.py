@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import socket
-import ssl
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
