@@ -157,9 +157,12 @@ class LimitsFile:
 
     def find(self, spot: Spot) -> int | None:
         """The cell that the key has."""
-        for cell in range(spot.first, spot.first + WAYS):
-            at = cell * WORDS
-            if self._words[at] == spot.tag and self.key(cell) == spot.key:
+        at = spot.first * WORDS
+        tags = self._words[at : at + WAYS * WORDS : WORDS].tolist()
+        if spot.tag not in tags:
+            return None
+        for cell, tag in enumerate(tags, spot.first):
+            if tag == spot.tag and self.key(cell) == spot.key:
                 return cell
         return None
 
