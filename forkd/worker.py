@@ -129,6 +129,7 @@ class Worker:
             kits=Kits(lambda: self._pool.has_spare),
             row=self._row,
             log=log,
+            hashes_full=lambda: self._sessions.hashes_full,
             watch=self._watch,
             unwatch=self._unwatch,
         )

@@ -57,7 +57,7 @@ def core_with(place: Place) -> Iterator[Make]:
     row = Scoreboard.create(str(folder / "scoreboard")).rows[1]
     ledger = place.ledger(1)
 
-    def make(**limits: object) -> Core:
+    def make(full: bool = False, **limits: object) -> Core:
         config = Config(server=server, storage=place.config.storage, limits=Limits(**limits))  # type: ignore[arg-type]
         return Core(
             config=config,
@@ -72,6 +72,7 @@ def core_with(place: Place) -> Iterator[Make]:
             kits=Kits(),
             row=row,
             log=open_log(LogSettings(level="error")),
+            hashes_full=lambda: full,
             watch=lambda fd, call: None,
             unwatch=lambda fd: None,
         )
@@ -252,6 +253,13 @@ def test_a_ban_stops_what_waits_for_a_thread_before_it_is_hashed(core_with: Make
         arrive(core.limits, core.config, ORIGIN)
     assert caught.value.code == "banned"
     assert arrive(core.limits, core.config, "192.0.2.8")
+
+
+def test_where_too_many_are_verified_the_next_is_told_to_come_again(core_with: Make) -> None:
+    attempt = Attempt(core_with(full=True), peer(), Activity(), "alice", PASSWORD)
+    with pytest.raises(Refusal) as refused:
+        attempt.step()
+    assert refused.value.code == "busy"
 
 
 def test_a_remembered_log_in_does_not_pass_a_ban(core_with: Make) -> None:

@@ -15,7 +15,7 @@ from forkd.config import Log as LogSettings
 from forkd.log import open_log
 from forkd.serving.pool import Mailbox, Pool
 from forkd.serving.session import Activity, Closed, Job, Outcome, Session, Weight
-from forkd.serving.sessions import HASHERS, Sessions
+from forkd.serving.sessions import HASHERS, HASHES_MAX, Sessions
 
 
 class OneJob:
@@ -100,3 +100,19 @@ def test_hashes_are_few_at_a_time_and_hold_up_no_other_job(loop: Loop) -> None:
     loop.turn_until(lambda: all(door.closed for door in hashing))
     assert under_way == [0, HASHERS]
     assert len(loop.sessions) == 0
+
+
+def test_when_too_many_hashes_wait_the_next_is_told(loop: Loop) -> None:
+    gate = threading.Event()
+
+    def slowly() -> Outcome:
+        gate.wait(30)
+        return Closed("hashed")
+
+    for _ in range(HASHES_MAX):
+        assert not loop.sessions.hashes_full
+        loop.open(Weight.HASH, slowly)
+    assert loop.sessions.hashes_full
+    gate.set()
+    loop.turn_until(lambda: len(loop.sessions) == 0)
+    loop.turn_until(lambda: not loop.sessions.hashes_full)

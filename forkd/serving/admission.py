@@ -88,6 +88,12 @@ def demand_welcome(limits: LimitTable, config: Config, origin: str) -> None:
         )
 
 
+def demand_hash(core: Core) -> None:
+    """Raises Refusal (busy) where too many passwords wait to be hashed already."""
+    if core.hashes_full():
+        raise Refusal("busy", "too many log-ins are being verified at the moment; try again")
+
+
 class Proof:
     """A password that is being verified, and what is to be done once it is right."""
 
@@ -111,6 +117,7 @@ class Proof:
         if self._account is not None:
             return self._account
         demand_welcome(self._core.limits, self._core.config, self._peer.origin)
+        demand_hash(self._core)
         return Job(self._verify, Weight.HASH)
 
     def _verify(self) -> Outcome:

@@ -34,6 +34,8 @@ class Core:
     kits: Kits
     row: Row
     log: Log
+    hashes_full: Callable[[], bool]
+    """Whether whoever brings a password is to come again later."""
     watch: Callable[[int, Callable[[], None]], None]
     """Call back once when this descriptor can be read or has ended."""
     unwatch: Callable[[int], None]

@@ -12,7 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-MAX_THREADS = 24
+MAX_THREADS = max(6, 3 * len(os.sched_getaffinity(0)))
+"""More than keep processors and disks busy only take time from the loop's thread."""
 _IDLE_SECONDS = 30.0
 
 Task = Callable[[], None]
@@ -53,7 +54,11 @@ class Pool:
         self._lock = threading.Lock()
         self._threads = 0
         self._load = 0
+
+    @property
+    def load(self) -> int:
         """Tasks that wait or run."""
+        return self._load
 
     @property
     def has_spare(self) -> bool:

@@ -35,6 +35,8 @@ from forkd.serving.session import (
 
 HASHERS = 2
 """Password hashes at a time; each keeps several processors busy by itself."""
+HASHES_MAX = 64
+"""Password hashes that run or wait; whoever comes then is told to come again."""
 _GONE = select.EPOLLHUP | select.EPOLLERR
 
 

@@ -9,7 +9,7 @@ from forkd.accounts import Account, enrol
 from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import Refusal
 from forkd.helpers import runclient
-from forkd.serving.admission import Attempt, Proof, apply_quota, demand_welcome
+from forkd.serving.admission import Attempt, Proof, apply_quota, demand_hash, demand_welcome
 from forkd.serving.session import AGAIN, Job, Outcome, Weight
 from forkd.verbs import Auth, Hello, Passwd, QuotaReply, Register
 
@@ -67,6 +67,7 @@ class Gate:
         self._demand_private()
         core = self._context.core
         demand_welcome(core.limits, core.config, self._context.peer.origin)
+        demand_hash(core)
         return Job(lambda: self._register(ident, request), Weight.HASH)
 
     def look_again(self) -> Outcome:
