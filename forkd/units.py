@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|[KMGTP]i?B?)?\s*$", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"^\s*(\d+)(?:\.(\d+))?\s*(B|[KMGTP]i?B?)?\s*$", re.IGNORECASE | re.ASCII)
 _SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$", re.ASCII)
 _POWER = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -27,12 +26,14 @@ def parse_bytes(text: object) -> Bytes:
     if isinstance(text, bool) or not isinstance(text, (int, str)):
         raise ValueError("a size is a number of bytes or a text such as '64 MiB'")
     if isinstance(text, int):
-        count = Fraction(text)
+        count = text
     else:
         match = _SIZE.match(text)
         if not match:
             raise ValueError(f"{text!r} is not a size (examples: 4096, '64 MiB', '1 GiB')")
-        count = Fraction(match[1]) * 1024 ** _POWER[(match[2] or "").upper()[:1]]
+        places = match[2] or ""
+        unit = 1024 ** _POWER[(match[3] or "").upper()[:1]]
+        count = int(match[1] + places) * unit // 10 ** len(places)
     if not 0 <= count <= MAX_BYTES:
         raise ValueError("a size is at least 0 and at most 4096 PiB")
     return Bytes(count)

@@ -7,7 +7,6 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -384,8 +383,7 @@ def test_digests_of_blocks_that_did_not_come(told: str, tmp_path: Path) -> None:
     client = Client("forkd+plain://alice@127.0.0.1:1")
     fetch = Fetch(client._session, "f", part, check=True)
     try:
-        with ThreadPoolExecutor(1) as fetch.helper:
-            answer = _Answer(fetch, 0)
+        with _Answer(fetch, 0) as answer:
             answer.begin(b'{"size": 9000000, "mtime": 1, "offset": 0, "length": 9000000}')
             answer.data(memoryview(bytes(1000)), b"")
             with pytest.raises(ProtocolError):

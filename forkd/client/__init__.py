@@ -1,64 +1,21 @@
-"""The client library of forkd: `Client`, its options, its events and its errors."""
+"""The client library of forkd: `Client`, its options, its events and its errors.
 
-from forkd.client.answers import Ended, Login, Removed, Stored, Welcome
-from forkd.client.api import Client
-from forkd.client.errors import (
-    AuthError,
-    ChangedError,
-    ClientError,
-    LocalError,
-    LostError,
-    ProtocolError,
-    QuotaError,
-    RemoteError,
-    TrustError,
-    UrlError,
-    VerifyError,
-)
-from forkd.client.events import Event, Finished, Listener, Moved, Note, Planned, Started
-from forkd.client.many import Summary
-from forkd.client.retry import RetryPolicy
-from forkd.client.session import Settings
-from forkd.client.tree import File, Plan
-from forkd.client.trust import Authorities, Fingerprint, KnownHosts, Trust
-from forkd.client.upload import PutOptions
-from forkd.client.url import Url, parse_url
+What it offers stands in `library`, which is loaded with the first name that is asked for (PEP 562):
+`forkc` lives in this package too, and starts without what its command does not need.
+"""
 
-__all__ = [
-    "AuthError",
-    "Authorities",
-    "ChangedError",
-    "Client",
-    "ClientError",
-    "Ended",
-    "Event",
-    "File",
-    "Fingerprint",
-    "Finished",
-    "KnownHosts",
-    "Listener",
-    "LocalError",
-    "Login",
-    "LostError",
-    "Moved",
-    "Note",
-    "Plan",
-    "Planned",
-    "ProtocolError",
-    "PutOptions",
-    "QuotaError",
-    "RemoteError",
-    "Removed",
-    "RetryPolicy",
-    "Settings",
-    "Started",
-    "Stored",
-    "Summary",
-    "Trust",
-    "TrustError",
-    "Url",
-    "UrlError",
-    "VerifyError",
-    "Welcome",
-    "parse_url",
-]
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from forkd.client.library import *  # noqa: F403
+
+_FUNCTIONS = {"parse_url"}
+
+
+def __getattr__(name: str) -> object:
+    if not name[:1].isupper() and name not in _FUNCTIONS:  # a module, which the import looks for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from forkd.client import library
+
+    return getattr(library, name)

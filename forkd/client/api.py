@@ -11,14 +11,16 @@ thread; transfers of several files may use connections of their own beside it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from types import TracebackType
+
+import msgspec
 
 from forkd.client.answers import Ended, Login, Part, Removed, Stored, Welcome, decode
 from forkd.client.calls import Sink
 from forkd.client.connection import Connection
 from forkd.client.copying import Copy
+from forkd.client.defaults import JOBS
 from forkd.client.errors import LocalError
 from forkd.client.events import nobody
 from forkd.client.listing import list_folder, stat_path
@@ -49,7 +51,6 @@ from forkd.verbs import (
     Run,
 )
 
-JOBS = 4
 Output = Callable[[str, memoryview], None]
 """Takes a command's output: "stdout" or "stderr", and bytes that are only valid now."""
 
@@ -70,7 +71,7 @@ class Client:
         self._session = Session(
             parse_url(url) if isinstance(url, str) else url,
             password,
-            settings or Settings.default(),
+            settings or Settings(),
         )
 
     def __enter__(self) -> Client:
@@ -245,4 +246,4 @@ class _Streams(Sink):
 
 def _with_id(options: PutOptions | None) -> PutOptions:
     chosen = options or PutOptions()
-    return chosen if chosen.client else dataclasses.replace(chosen, client=client_id())
+    return chosen if chosen.client else msgspec.structs.replace(chosen, client=client_id())

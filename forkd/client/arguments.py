@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
-from forkd.client.api import JOBS
-from forkd.client.operations import Moving
-from forkd.client.retry import RetryPolicy
-from forkd.client.session import STALL
-from forkd.client.trust import parse_fingerprint
+from forkd.client.defaults import ATTEMPTS, JOBS, STALL
+from forkd.client.fingerprint import parse_fingerprint
 from forkd.units import parse_seconds
 
 
-def moving(args: argparse.Namespace) -> Moving:
-    """How files are to be moved, as the arguments say."""
-    return Moving(
-        recursive=args.recursive,
-        follow=args.follow,
-        parents=getattr(args, "parents", False),
-        check=args.check,
-        replace=getattr(args, "replace", True),
-        again=args.again,
-        jobs=args.jobs,
-    )
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Knows the terminal's width without shutil, which loads the compression libraries.
+
+    argparse makes one for every argument.
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    told = os.environ.get("COLUMNS", "")
+    if told.isascii() and told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (AttributeError, ValueError, OSError):
+        return 80
 
 
 def add_moving(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +60,6 @@ def add_put_only(parser: argparse.ArgumentParser) -> None:
 
 def connection_options() -> argparse.ArgumentParser:
     """The options of every command, as a parent of its parser."""
-    attempts = RetryPolicy().attempts
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("connection and output")
     group.add_argument("--password-stdin", action="store_true", help="first line of stdin")
@@ -72,9 +77,9 @@ def connection_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--attempts",
         type=_attempts,
-        default=attempts,
+        default=ATTEMPTS,
         metavar="N",
-        help=f"reconnects in a row without progress ({attempts})",
+        help=f"reconnects in a row without progress ({ATTEMPTS})",
     )
     group.add_argument("--json", action="store_true", help="one JSON object a line")
     group.add_argument("-q", "--quiet", action="store_true", help="results and errors only")

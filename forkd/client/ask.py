@@ -5,16 +5,11 @@ A password that was asked for lives in memory only.
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 
-from forkd.client.errors import ClientError
+from forkd.client.errors import PasswordError, UrlError
 from forkd.client.url import Url
-
-
-class PasswordError(ClientError):
-    """There is no password, and nobody to ask."""
 
 
 class Passwords:
@@ -64,7 +59,9 @@ class Passwords:
                 "there is no terminal to ask for a password;"
                 " set FORKC_PASSWORD or use --password-stdin"
             )
-        password = getpass.getpass(prompt)
+        from getpass import getpass
+
+        password = getpass(prompt)
         if not password:
             raise PasswordError("no password was given")
         return password
@@ -85,3 +82,19 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def local_user() -> str:
+    """Who one is when an address names nobody: FORKC_USER, or the name on this machine.
+
+    Raises UrlError.
+    """
+    known = os.environ.get("FORKC_USER")
+    if known:
+        return known
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        raise UrlError("the address names no user, and this machine does not either") from None

@@ -6,10 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from forkd.client.errors import ClientError, LocalError
+from forkd.client.pipe import Pipe
 
 
 class Sink(ABC):
     """Takes the content of an answer."""
+
+    pipe: Pipe | None = None
+    """Where the kernel may move content to, without a copy: `spliced` tells how much it was."""
 
     def begin(self, _meta: bytes, /) -> None:
         """The first frame of the answer came."""
@@ -19,9 +23,23 @@ class Sink(ABC):
         """A further frame begins, the last one (REPLY) excepted; its content follows."""
         return
 
+    def room(self) -> memoryview | None:
+        """Where to put the content that comes next, as much as fits.
+
+        `data` is handed the filled part of it, which may be kept until `room` gives it out again.
+        None: in a buffer of the connection.
+        """
+        return None
+
+    def spliced(self, count: int, /) -> None:
+        """So many bytes of content are in `pipe`, which must be empty after this."""
+        raise NotImplementedError
+
     @abstractmethod
     def data(self, view: memoryview, meta: bytes, /) -> None:
-        """A piece of the content; `meta` is that of its frame.  Nothing may be kept of the view."""
+        """A piece of the content; `meta` is that of its frame.  Unless it is from
+        `room`, nothing may be kept of the view.
+        """
 
 
 class Call:
@@ -50,6 +68,19 @@ class Call:
         """Note the last frame of the answer."""
         if not self.begun:
             self.begin(meta)
+
+    @property
+    def pipe(self) -> Pipe | None:
+        """Where the sink would have content spliced to."""
+        return None if self.sink is None else self.sink.pipe
+
+    def room(self) -> memoryview | None:
+        """Where the sink would have content put."""
+        return None if self.sink is None else self.sink.room()
+
+    def spliced(self, count: int) -> None:
+        """Tell the sink that content is in its pipe."""
+        self._guard(lambda sink: sink.spliced(count))
 
     def data(self, view: memoryview, meta: bytes) -> None:
         """Hand a piece of the content to the sink."""

@@ -25,6 +25,7 @@ from forkd.client.errors import (
     RemoteError,
     remote_error,
 )
+from forkd.client.pipe import Pipe
 from forkd.client.wire import Wire
 from forkd.errors import FrameError
 from forkd.protocol import INLINE_MAX, LAST, DataHead, Engine, Message, Role, Type, frame, head
@@ -267,7 +268,11 @@ class Connection:
     def _read_once(self) -> int:
         left = self._engine.payload_left
         if left and not self._engine.buffered:
-            return self._read_payload(left)
+            assert self._passing is not None
+            call = self._call_of(self._passing.id)
+            if call.pipe is not None and not self._wire.encrypted:
+                return self._splice_payload(call, call.pipe, left)
+            return self._read_payload(call, self._passing.meta, left)
         count = self._wire.receive(self._buffer)
         if count is None:
             return 0
@@ -275,20 +280,29 @@ class Connection:
         self._dispatch()
         return count
 
-    def _read_payload(self, left: int) -> int:
-        """Fill the buffer as far as it goes, past the engine: TLS hands out small pieces."""
-        want = min(left, len(self._buffer))
+    def _splice_payload(self, call: Call, pipe: Pipe, left: int) -> int:
+        count = self._wire.splice(pipe.into, min(left, pipe.size))
+        if count is None:
+            return 0
+        self._engine.bypass(count)
+        call.spliced(count)
+        return count
+
+    def _read_payload(self, call: Call, meta: bytes, left: int) -> int:
+        """Fill a buffer as far as it goes, past the engine: TLS hands out small pieces."""
+        buffer = call.room() or self._buffer
+        want = min(left, len(buffer))
         have = 0
         try:
             while have < want:
-                count = self._wire.receive(self._buffer[have:want])
+                count = self._wire.receive(buffer[have:want])
                 if count is None:
                     break
                 have += count
         finally:
             if have:
                 self._engine.bypass(have)
-                self._deliver(self._buffer[:have])
+                call.data(buffer[:have], meta)
         return have
 
     def _dispatch(self) -> None:

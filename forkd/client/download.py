@@ -10,14 +10,17 @@ at the end only.  Without `check`, what came counts as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
 
 from forkd.client.answers import Head, Tail, Told, decode
+from forkd.client.beside import Beside
 from forkd.client.calls import Call, Sink
 from forkd.client.connection import Connection
 from forkd.client.errors import ClientError, ProtocolError, RemoteError, VerifyError, printable
 from forkd.client.events import Finished, Moved, Note, Started
 from forkd.client.partfile import PartFile, write_small
+from forkd.client.pipe import Pipe
 from forkd.client.pipeline import Job
 from forkd.client.session import Session
 from forkd.client.upload import Report, failure
@@ -25,7 +28,7 @@ from forkd.digest import DIGEST_SIZE, BlockDigest, digest_of
 from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.verbs import Get
 
-_HASH_ALONE = 64 * 1024
+_ROOM = 1 << 20
 
 
 class _OtherVersionError(ClientError):
@@ -33,7 +36,11 @@ class _OtherVersionError(ClientError):
 
 
 class _Answer(Sink):
-    """The sink of one get: bounded, written in place, hashed meanwhile, proved block by block."""
+    """The sink of one get: bounded, written in place, hashed beside, proved block by block.
+
+    With `check` there are two buffers: one is hashed while the other is filled.  Without, the
+    content need not come into our memory at all.
+    """
 
     def __init__(self, fetch: Fetch, offset: int) -> None:
         self._fetch = fetch
@@ -41,7 +48,24 @@ class _Answer(Sink):
         self._limit = offset
         self._digest = BlockDigest()
         self._proved = 0
+        self._hashing = Beside()
+        self._rooms: list[memoryview] = []
         self.end = offset
+
+    def __enter__(self) -> _Answer:
+        if not self._fetch.check:
+            self.pipe = Pipe()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hashing.__exit__(kind, error, trace)
+        if self.pipe is not None:
+            self.pipe.close()
 
     def begin(self, meta: bytes) -> None:
         head = decode(meta, Head)
@@ -55,27 +79,49 @@ class _Answer(Sink):
             self._prove(decode(meta, Told).blocks)
 
     def data(self, view: memoryview, _meta: bytes) -> None:
-        fetch = self._fetch
-        if self.end + len(view) > self._limit:
-            raise ProtocolError("the server sends more than it said")
-        if not fetch.check:
-            fetch.part.write(view, self.end)
-        elif len(view) < _HASH_ALONE:
+        self._bound(len(view))
+        if self._fetch.check:
+            self._hash(view)
+        self._fetch.part.write(view, self.end)
+        self._came(len(view))
+
+    def spliced(self, count: int) -> None:
+        assert self.pipe is not None
+        self._bound(count)
+        self._fetch.part.write_from(self.pipe, count, self.end)
+        self._came(count)
+
+    def room(self) -> memoryview | None:
+        if not self._fetch.check:
+            return None
+        if not self._rooms:
+            size = min(_ROOM, self._limit - self._offset)
+            self._rooms = [memoryview(bytearray(size)) for _ in range(2)]
+        return self._rooms[0]
+
+    def _hash(self, view: memoryview) -> None:
+        if self._rooms and view.obj is self._rooms[0].obj:
+            self._hashing.begin(partial(self._digest.update, view))
+            self._rooms.reverse()
+        else:  # a view that is valid now only
+            self._hashing.wait()
             self._digest.update(view)
-            fetch.part.write(view, self.end)
-        else:
-            hashing = fetch.helper.submit(self._digest.update, view)
-            fetch.part.write(view, self.end)
-            hashing.result()
-        self.end += len(view)
-        fetch.moved(len(view))
-        if not fetch.check:
-            fetch.proved(self.end // BLOCK * BLOCK)
+
+    def _bound(self, count: int) -> None:
+        if self.end + count > self._limit:
+            raise ProtocolError("the server sends more than it said")
+
+    def _came(self, count: int) -> None:
+        self.end += count
+        self._fetch.moved(count)
+        if not self._fetch.check:
+            self._fetch.proved(self.end // BLOCK * BLOCK)
 
     def verify(self, meta: bytes) -> None:
         """The answer is over.  Raises VerifyError when it is not what the server read."""
         if self.end != self._limit:
             raise VerifyError(f"{self._fetch.shown}: the server sent less than it said")
+        self._hashing.wait()
         if self._fetch.check:
             tail = decode(meta, Tail)
             self._prove(tail.blocks)
@@ -89,6 +135,7 @@ class _Answer(Sink):
             blocks = bytes.fromhex(told)
         except ValueError:
             raise ProtocolError("the server tells digests that are none") from None
+        self._hashing.wait()
         ours = self._digest.blocks_after(self._proved)
         if len(blocks) % DIGEST_SIZE or len(blocks) > len(ours):
             raise ProtocolError("the server tells digests of blocks that it has not sent")
@@ -109,26 +156,22 @@ class Fetch:
         self.part = part
         self.check = check
         self.shown = printable(path)
-        self.helper: ThreadPoolExecutor
         self._session = session
         self._path = path
 
     def __call__(self, connection: Connection) -> int:
         """Fetch what is missing; the file's size in bytes."""
-        with ThreadPoolExecutor(1) as self.helper:
-            try:
-                return self._fetch(connection)
-            except _OtherVersionError:
-                pass
-            except RemoteError as error:
-                if error.code != "bad-range" or not self.part.verified:
-                    raise
-            self._session.tell(
-                Note(f"{self.shown}: it changed on the server; starting again from 0")
-            )
-            self.part.verified = 0
-            self._session.recover()  # what still comes belongs to the end of the new version
-            return self._fetch(self._session.connection())
+        try:
+            return self._fetch(connection)
+        except _OtherVersionError:
+            pass
+        except RemoteError as error:
+            if error.code != "bad-range" or not self.part.verified:
+                raise
+        self._session.tell(Note(f"{self.shown}: it changed on the server; starting again from 0"))
+        self.part.verified = 0
+        self._session.recover()  # what still comes belongs to the end of the new version
+        return self._fetch(self._session.connection())
 
     def met(self, head: Head) -> None:
         """The answer's head came: it must be of the version whose beginning we hold."""
@@ -150,14 +193,14 @@ class Fetch:
 
     def _fetch(self, connection: Connection) -> int:
         offset = self.part.verified
-        answer = _Answer(self, offset)
         request = Get(path=self._path, offset=offset, check=self.check)
-        call = connection.call(request, sink=answer)
-        while not call.done and call.error is None:
-            connection.pump()
-        if call.error is not None:  # what is still to come of it is not waited for
-            raise call.error
-        answer.verify(call.meta)
+        with _Answer(self, offset) as answer:
+            call = connection.call(request, sink=answer)
+            while not call.done and call.error is None:
+                connection.pump()
+            if call.error is not None:  # what is still to come of it is not waited for
+                raise call.error
+            answer.verify(call.meta)
         return self.part.verified
 
 

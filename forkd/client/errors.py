@@ -10,12 +10,15 @@ ClientError
 ├─ VerifyError      the bytes that came are not the ones the server has
 ├─ LocalError       a file on this machine cannot be read or written
 │  └─ ChangedError     it changed while it was sent
+├─ PasswordError    there is none, and nobody to ask
 └─ UrlError         an address that cannot be understood
 """
 
 from __future__ import annotations
 
-from forkd.verbs import ErrorMeta
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from forkd.verbs import ErrorMeta
 
 REPEATABLE = frozenset({"busy", "too-many", "timeout", "going-away", "internal", "digest-mismatch"})
 """Codes after which the client repeats a request on its own, after a pause."""
@@ -104,6 +107,10 @@ class LocalError(ClientError):
 
 class ChangedError(LocalError):
     """A file changed while it was sent; what arrived of it was not published."""
+
+
+class PasswordError(ClientError):
+    """There is no password, and nobody to ask."""
 
 
 class UrlError(ClientError, ValueError):

@@ -7,11 +7,11 @@ threads.  It must not block for long.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(Struct, frozen=True):
     """So much is about to be done.  `skipped` files are at their destination already."""
 
     files: int
@@ -19,8 +19,7 @@ class Planned:
     skipped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """A streamed transfer begins (or begins anew), `offset` of `size` bytes being there already."""
 
     path: str
@@ -28,16 +27,14 @@ class Started:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True):
     """`count` more bytes of a streamed transfer are on their way."""
 
     path: str
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """A file arrived (`error` empty) or failed.  `path` is the one that Started named.
 
     `size` is bytes, `digest` "" when the content was not digested, `code` the stable code of a
@@ -51,8 +48,7 @@ class Finished:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """Something a person would like to know: a reconnect, a restart, a skipped special file.
 
     `kind` is "link" or "special" for what a folder holds and is left out, else empty.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from forkd.client.ask import PasswordError
 from forkd.client.errors import (
     AuthError,
     ClientError,
     LostError,
+    PasswordError,
     QuotaError,
     TrustError,
     UrlError,

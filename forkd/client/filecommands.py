@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from forkd.client.arguments import add_moving, add_put_only, mixed, moving
+from forkd.client.arguments import add_moving, add_put_only, mixed
 from forkd.client.errors import LocalError
-from forkd.client.operations import Operations
+from forkd.client.operations import Moving, Operations
 
 
 class UsageError(Exception):
@@ -73,7 +73,7 @@ class FileCommands(cmd.Cmd):
         args = self._moving("put", line)
         sources = [os.path.expanduser(source) for source in args.what]
         target = self.path(args.to) if args.to else _folder(self.cwd)
-        self.did(self.operations.put(sources, target, moving(args)))
+        self.did(self.operations.put(sources, target, Moving.of(args)))
 
     def do_get(self, line: str) -> None:
         """get [-r] [-L] [-j N] PATH [TO] | PATH... TO | PATH... -t TO
@@ -82,7 +82,7 @@ class FileCommands(cmd.Cmd):
         """
         args = self._moving("get", line)
         paths = [self.path(path).rstrip("/") for path in args.what]
-        self.did(self.operations.get(paths, os.path.expanduser(args.to or "./"), moving(args)))
+        self.did(self.operations.get(paths, os.path.expanduser(args.to or "./"), Moving.of(args)))
 
     def do_ls(self, line: str) -> None:
         """ls [-l] [PATH]: list a folder"""

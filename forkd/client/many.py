@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct
 
 from forkd.client.answers import Stored
 from forkd.client.calls import Call
@@ -21,12 +22,12 @@ from forkd.client.pipeline import Job
 from forkd.client.place import Outlet, place_of
 from forkd.client.session import Session, StoppedError
 from forkd.client.source import open_source
+from forkd.client.stream import StreamUpload
 from forkd.client.tree import File, Plan
 from forkd.client.upload import (
     PutOptions,
     Report,
     SmallUpload,
-    StreamUpload,
     failure,
     inline_put,
     is_full,
@@ -38,8 +39,7 @@ from forkd.verbs import Mkdir
 _SESSION_FAILS = (LostError, TrustError, StoppedError)
 
 
-@dataclass(slots=True)
-class Summary:
+class Summary(Struct):
     """How many files went well and how much they hold, and which ones failed.
 
     `skipped` were at their destination already; `left` were not tried, because the quota is full.
@@ -50,7 +50,7 @@ class Summary:
     size: int = 0
     skipped: int = 0
     left: int = 0
-    failed: list[Finished] = field(default_factory=list)
+    failed: list[Finished] = []
     first_error: ClientError | None = None
 
 

@@ -12,12 +12,13 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from forkd.client import exits
-from forkd.client.api import JOBS, Client
+from forkd.client.api import Client
+from forkd.client.defaults import JOBS
 from forkd.client.errors import AuthError, LocalError, RemoteError, printable
 from forkd.client.many import Summary
 from forkd.client.names import base, join, safe_name, to_remote
@@ -27,9 +28,11 @@ from forkd.client.upload import PutOptions, error_code
 from forkd.units import format_bytes, format_seconds
 from forkd.verbs import Entry
 
+if TYPE_CHECKING:
+    from argparse import Namespace
 
-@dataclass(frozen=True, slots=True)
-class Moving:
+
+class Moving(msgspec.Struct, frozen=True):
     """How files are moved.  `again`: also those that are there with the same size and mtime."""
 
     recursive: bool = False
@@ -39,6 +42,19 @@ class Moving:
     replace: bool = True
     again: bool = False
     jobs: int = JOBS
+
+    @classmethod
+    def of(cls, args: Namespace) -> Moving:
+        """As the arguments say that `put` and `get` share, and those of `put` alone."""
+        return cls(
+            recursive=args.recursive,
+            follow=args.follow,
+            parents=getattr(args, "parents", False),
+            check=args.check,
+            replace=getattr(args, "replace", True),
+            again=args.again,
+            jobs=args.jobs,
+        )
 
 
 class Operations:

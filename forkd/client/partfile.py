@@ -15,14 +15,15 @@ import math
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
+from forkd.client.beside import Beside
 from forkd.client.errors import LocalError, printable
+from forkd.client.pipe import Pipe
 from forkd.client.place import Outlet, place_of
 from forkd.client.settings import write_atomically
 from forkd.protocol import BLOCK
@@ -61,8 +62,7 @@ class PartFile:
         self.path = part_path(target)
         self._origin = origin
         self._fd = _open_locked(self.path)
-        self._helper = ThreadPoolExecutor(1)
-        self._marking: Future[None] | None = None
+        self._marking = Beside()
         self._marked_at = time.monotonic()
         found = self._load()
         self._published = False
@@ -84,20 +84,22 @@ class PartFile:
             rest = partial(os.pwrite, self._fd, view[done:], offset + done)
             done += self._do(rest)
 
+    def write_from(self, pipe: Pipe, count: int, offset: int) -> None:
+        """Write the `count` bytes that are in a pipe."""
+        self._do(partial(pipe.empty, self._fd, offset, count))
+
     def advance(self, verified: int) -> None:
         """Everything up to `verified` bytes is there and right."""
         self.verified = verified
         now = time.monotonic()
-        if now - self._marked_at < _MARK_EVERY or (self._marking and not self._marking.done()):
+        if now - self._marked_at < _MARK_EVERY or not self._marking.idle:
             return
-        if self._marking is not None:
-            self._marking.result()
         self._marked_at = now
-        self._marking = self._helper.submit(self._mark, verified)
+        self._marking.begin(partial(self._mark, verified))
 
     def publish(self) -> None:
         """The content is complete: flush it and give it its name."""
-        self._settle()
+        self._marking.wait()
         mtime = to_ns(self.mtime)
         self._do(lambda: os.ftruncate(self._fd, self.verified))
         self._do(lambda: os.utime(self._fd, ns=(mtime, mtime)))
@@ -111,7 +113,7 @@ class PartFile:
     def close(self) -> None:
         """Leave an unfinished part for a later resume; one without a verified byte is removed."""
         try:
-            self._settle()
+            self._marking.wait()
             if self._published:
                 return
             if self.verified:
@@ -121,13 +123,8 @@ class PartFile:
                 with suppress(OSError):
                     os.unlink(path)
         finally:
-            self._helper.shutdown()
+            self._marking.close()
             os.close(self._fd)
-
-    def _settle(self) -> None:
-        if self._marking is not None:
-            self._marking.result()
-            self._marking = None
 
     def _mark(self, verified: int) -> None:
         self._do(lambda: os.fdatasync(self._fd))

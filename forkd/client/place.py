@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from types import TracebackType
+
+from msgspec import Struct
 
 from forkd.client.errors import LocalError, printable
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where bytes end up: `path` is replaced by a rename, or written through when a `stream`."""
 
     path: str

@@ -7,15 +7,17 @@ count anew: only attempts in a row that move nothing use it up.
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+import os
+
+from msgspec import Struct
+
+from forkd.client.defaults import ATTEMPTS
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """`attempts` in a row without progress before giving up; pauses in seconds."""
 
-    attempts: int = 8
+    attempts: int = ATTEMPTS
     first: float = 0.5
     longest: float = 30.0
 
@@ -25,7 +27,6 @@ class Backoff:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._random = random.SystemRandom()
         self.failed = 0
         """Attempts in a row that moved nothing."""
 
@@ -43,4 +44,4 @@ class Backoff:
         if self.failed > (limit if most is None else min(most, limit)):
             return None
         whole = min(self._policy.longest, self._policy.first * 2.0 ** (self.failed - 1))
-        return whole * self._random.uniform(0.5, 1.0)
+        return whole * (0.5 + int.from_bytes(os.urandom(4), "big") / 2**33)

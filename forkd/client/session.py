@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from forkd import __version__
 from forkd.client.answers import Login, Welcome, decode
 from forkd.client.connection import Connection
+from forkd.client.defaults import STALL
+from forkd.client.dialing import connect
 from forkd.client.errors import AuthError, ClientError, LostError, RemoteError, UrlError
 from forkd.client.events import Event, Listener, Note, nobody
 from forkd.client.retry import Backoff, RetryPolicy
-from forkd.client.trust import KnownHosts, Trust
 from forkd.client.url import Url
-from forkd.client.wire import connect
 from forkd.verbs import Auth
 
-STALL = 300.0
+if TYPE_CHECKING:
+    from forkd.client.trust import Trust
+
 AGENT = f"forkc {__version__}"
 _PASSING = frozenset({"busy", "too-many", "timeout", "going-away"})
 _OTHERS_REPEATED = 2
@@ -42,19 +45,18 @@ class StoppedError(ClientError):
     """Somebody ended the session from another thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a session behaves.  `stall`: the longest silence in seconds while an answer is due."""
+class Settings(Struct, frozen=True):
+    """How a session behaves.
 
-    trust: Trust
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    `trust`: who is believed to be the server; None is trust on first use, with the user's own
+    pins, and `listener` hears of new ones.  `stall`: the longest silence in seconds while an answer
+    is due.
+    """
+
+    trust: Trust | None = None
+    retry: RetryPolicy = RetryPolicy()
     stall: float = STALL
     listener: Listener = nobody
-
-    @classmethod
-    def default(cls, listener: Listener = nobody) -> Settings:
-        """Trust on first use, with the user's own pins; `listener` hears of new ones."""
-        return cls(KnownHosts(say=lambda text: listener(Note(text))), listener=listener)
 
 
 class Session:
@@ -177,7 +179,7 @@ class Session:
     def _open(self) -> Connection:
         if self._stopped.is_set():
             raise StoppedError("stopped")
-        wire = connect(self.url, self.settings.trust, self.settings.stall)
+        wire = connect(self.url, self.settings.trust, self.settings.stall, self.tell)
         connection = Connection(wire)
         asked = callable(self._password)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -42,7 +41,7 @@ def client_id() -> str:
         with suppress(FileNotFoundError), open(path, encoding="ascii") as file:
             if known := file.read(64).strip():
                 return known
-        made = secrets.token_hex(16)
+        made = os.urandom(16).hex()
         write_atomically(path, made + "\n")
         return made
 
@@ -63,7 +62,7 @@ def locked(path: str) -> Iterator[None]:
 
 def write_atomically(path: str, text: str) -> None:
     """Replace a small file: readers see the old or the new one.  Raises LocalError."""
-    temporary = f"{path}.{secrets.token_hex(6)}"
+    temporary = f"{path}.{os.urandom(6).hex()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

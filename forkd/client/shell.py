@@ -25,7 +25,7 @@ from forkd.client.upload import error_code
 from forkd.client.url import Url
 
 if TYPE_CHECKING:
-    from forkd.client.cli import Command
+    from forkd.client.commands import Command
 
 _LOGIN_TRIES = 3
 

@@ -223,7 +223,7 @@ class Json(Quiet):
             self._tally.take(event)
             if isinstance(event, Finished):
                 self._told.pop(event.path, None)
-        fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+        fields = msgspec.structs.asdict(event)
         self._put(type(event).__name__.lower(), fields)
 
     def result(self, fields: dict[str, object], _text: str) -> None:

@@ -17,6 +17,7 @@ from forkd.digest import DIGEST_SIZE, BlockDigest
 from forkd.protocol import BLOCK, INLINE_MAX
 
 _SMALL_TRIES = 3
+_DIGEST_STEP = 256 * 1024  # stays in the processor's cache between reading and hashing
 _LATEST = 1e11  # what the protocol can tell
 
 
@@ -82,13 +83,19 @@ class Source:
         known = self._digest.blocks
         need = offset // BLOCK * DIGEST_SIZE
         digest = BlockDigest.from_blocks(known[:need])
-        if len(known) < need:
-            buffer = memoryview(bytearray(BLOCK))
-            while digest.length < offset:
-                self.fill(buffer, digest.length)
-                digest.update(buffer)
+        self.digest_range(digest, digest.length, offset - digest.length)
         self._digest = digest
         return digest
+
+    def digest_range(self, digest: BlockDigest, offset: int, count: int) -> None:
+        """Add `count` bytes from `offset` on to a digest.  Raises ChangedError, LocalError."""
+        buffer = memoryview(bytearray(min(_DIGEST_STEP, count)))
+        end = offset + count
+        while offset < end:
+            view = buffer[: end - offset]
+            self.fill(view, offset)
+            digest.update(view)
+            offset += len(view)
 
     @property
     def digested(self) -> int:

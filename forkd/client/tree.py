@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct
 
 from forkd.client.errors import ClientError, LocalError, ProtocolError, RemoteError, printable
 from forkd.client.events import Finished, Listener, Note
@@ -27,8 +28,7 @@ SAME_TIME = 2e-6
 """Seconds that two modification times may differ and be the same: what a float loses."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """A file to be moved.  `size` in bytes and `mtime` in seconds are those of its source."""
 
     local: str
@@ -37,17 +37,16 @@ class File:
     mtime: float
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """What is to be done.  `folders` are the remote or local folders that the files need.
 
     `failed` is what could not be looked at, told as if it had been tried.
     """
 
-    files: list[File] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    files: list[File] = []
+    folders: list[str] = []
     skipped: int = 0
-    failed: list[Finished] = field(default_factory=list)
+    failed: list[Finished] = []
 
     @property
     def size(self) -> int:

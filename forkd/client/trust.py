@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from forkd.client.errors import LocalError, TrustError
+from forkd.client.fingerprint import parse_fingerprint
 from forkd.client.settings import config_dir, locked, write_atomically
 
 _HEADER = "# Certificates (SHA-256) of forkd servers: host:port fingerprint\n"
@@ -158,11 +158,3 @@ class Authorities:
 
     def check(self, server: str, certificate: bytes) -> None:
         """The handshake itself has verified it."""
-
-
-def parse_fingerprint(text: str) -> str:
-    """'sha256:ab12…', 'AB:12:…' -> 64 hexadecimal digits.  Raises ValueError."""
-    digits = text.strip().lower().removeprefix("sha256:").replace(":", "")
-    if not re.fullmatch("[0-9a-f]{64}", digits):
-        raise ValueError(f"{text!r} is not a SHA-256 fingerprint (64 hexadecimal digits)")
-    return digits

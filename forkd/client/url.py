@@ -12,10 +12,10 @@ caller decides who it is.  A path ending in "/" means a folder.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from dataclasses import dataclass, replace
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from forkd.client.errors import UrlError, printable
 from forkd.client.names import from_bytes, to_bytes
@@ -24,12 +24,13 @@ DEFAULT_PORT = 3675
 SCHEMES = ("forkd", "forkd+plain", "forkd+unix")
 _URL = re.compile(r"(?P<scheme>[a-z+]+)://(?:(?P<user>[^@/]*)@)?(?P<rest>.*)", re.DOTALL)
 _HOST = re.compile(r"(\[(?P<six>[^\]/]*)\]|(?P<host>[^:/\[\]]*))(?::(?P<port>[^/]*))?")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~"  # RFC 3986
 _UNIX_MAX = 107  # unix(7): sun_path holds 108 bytes with the NUL
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(Struct, frozen=True):
     """A server, who one is there, and a path below that account's folder.
 
     `scheme` is one of SCHEMES.  For forkd+unix, `host` is the socket's path and `port` 0.
@@ -64,7 +65,7 @@ class Url:
         return replace(self, user=user)
 
     def __str__(self) -> str:
-        user = _quote(self.user, "") + "@" if self.user else ""
+        user = _quote(self.user, b"") + "@" if self.user else ""
         if self.scheme == "forkd+unix":
             tail = f":/{_quote(self.path)}" if self.path else ""
             return f"{self.scheme}://{user}{_quote(self.host)}{tail}"
@@ -112,10 +113,16 @@ def _host_port(authority: str) -> tuple[str, int]:
         raise UrlError(f"{port!r} is not a port (1 to 65535)")
     if match["host"]:
         return match["host"].lower(), number
+    return _ipv6(match["six"]), number
+
+
+def _ipv6(text: str) -> str:
+    from ipaddress import AddressValueError, IPv6Address
+
     try:
-        return str(ipaddress.IPv6Address(match["six"])), number
-    except ipaddress.AddressValueError:
-        raise UrlError(f"{match['six']!r} is not an IPv6 address") from None
+        return str(IPv6Address(text))
+    except AddressValueError:
+        raise UrlError(f"{text!r} is not an IPv6 address") from None
 
 
 def _socket_path(text: str) -> str:
@@ -133,8 +140,11 @@ def _unquote(text: str) -> str:
             f"{text[bad.start() : bad.start() + 3]!r}: a % is followed by two hexadecimal digits;"
             " the character % itself is written %25"
         )
-    return from_bytes(unquote_to_bytes(text.encode("utf-8", "surrogateescape")))
+    raw = text.encode("utf-8", "surrogateescape")
+    return from_bytes(_ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), raw))
 
 
-def _quote(text: str, safe: str = "/!$&'()*+,;=~") -> str:
-    return quote_from_bytes(to_bytes(text), safe=safe)
+def _quote(text: str, safe: bytes = b"/!$&'()*+,;=") -> str:
+    """`text` with all but letters, digits, "_.-~" and the characters in `safe` escaped."""
+    plain = _UNRESERVED + safe
+    return "".join(chr(byte) if byte in plain else f"%{byte:02X}" for byte in to_bytes(text))
