@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from client_peer import Peer, Stored, make_certificate
 
+import forkd.client
 from forkd import verbs
-from forkd.client import exits
+from forkd.client import exits, library
 from forkd.client.bars import Bars
 from forkd.client.cli import build_parser
 from forkd.client.errors import printable
@@ -363,12 +364,58 @@ def test_nobody_reads_our_output(peer: Peer, env: dict[str, str]) -> None:
         process.wait(30)
 
 
-def test_start_up_loads_no_rich() -> None:
+SLOW = {"concurrent.futures", "dataclasses", "logging", "random", "readline", "rich"}
+SLOW |= {"secrets", "shutil", "ssl", "urllib.parse"}
+
+
+def loaded(args: list[str], env: dict[str, str], cwd: Path) -> set[str]:
+    """The modules that a command has loaded at its end."""
     code = (
-        "import sys, forkd.client.cli; print([m for m in ('rich', 'readline') if m in sys.modules])"
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.argv = {['forkc', *args]!r}\n"
+        "from forkd.client.cli import main\n"
+        "sys.exit(main())\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "[]\n"
+    # -S: what an editable installation loads to find us is not ours
+    path = os.pathsep.join([str(Path(forkd.__file__).parents[1]), *filter(None, sys.path)])
+    command = [sys.executable, "-S", "-c", code]
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**env, "PYTHONPATH": path}, cwd=cwd
+    )
+    assert result.returncode == 0, result.stderr
+    return set(result.stderr.splitlines()[-1].split())
+
+
+def test_what_a_start_loads(peer: Peer, env: dict[str, str], tmp_path: Path) -> None:
+    assert not loaded(["--version"], env, tmp_path) & (SLOW | {"msgspec", "socket"})
+    (tmp_path / "f").write_bytes(b"content")
+    modules = loaded(["put", "f", f"{peer.base}/f"], env, tmp_path)
+    assert peer.files["f"].data == b"content"
+    assert modules & SLOW == set()
+
+
+def test_the_library_offers_its_names() -> None:
+    for name in library.__all__:
+        assert getattr(forkd.client, name) is getattr(library, name)
+    with pytest.raises(AttributeError):
+        _ = forkd.client.Nothing
+    with pytest.raises(AttributeError):
+        _ = forkd.client.nothing
+
+
+def test_the_command_comes_first(forkc: Forkc) -> None:
+    result = forkc("--", "quota", "forkd+plain://alice@127.0.0.1:1/")
+    assert result.returncode == exits.USAGE
+    assert "usage: forkc" in result.stderr
+
+
+def test_help_keeps_to_the_terminal(forkc: Forkc) -> None:
+    for columns in (60, 200):
+        lines = forkc("put", "--help", COLUMNS=str(columns)).stdout.splitlines()
+        option = next(i for i, line in enumerate(lines) if "--all" in line)
+        assert max(map(len, lines[option : option + 3])) < columns
+        assert ("same size and time" in "".join(lines[option : option + 2])) == (columns == 200)
 
 
 def on_a_terminal(args: list[str], env: dict[str, str], cwd: Path) -> tuple[int, bytes]:

@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"forkc {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, _) in _COMMANDS.items():
-        commands.add_parser(name, help=text)
+        commands.add_parser(name, help=text, formatter_class=HelpFormatter)
     return parser
 
 

@@ -21,7 +21,7 @@ from forkd.client.partfile import PartFile
 from forkd.client.pipeline import Job
 from forkd.client.place import Outlet, place_of
 from forkd.client.session import Session, StoppedError
-from forkd.client.source import open_source
+from forkd.client.source import open_source, read_small
 from forkd.client.stream import StreamUpload
 from forkd.client.tree import File, Plan
 from forkd.client.upload import (
@@ -127,9 +127,9 @@ def upload_file(session: Session, local: str, remote: str, options: PutOptions) 
     with open_source(local) as source:
         if source.size > INLINE_MAX:
             return session.run(StreamUpload(session, source, remote, options))
-        data = source.read_small()
-        request = inline_put(remote, data, source.mtime, options)
-        return session.run(lambda connection: send_inline(connection, request, data))
+    data, mtime = read_small(local)
+    request = inline_put(remote, data, mtime, options)
+    return session.run(lambda connection: send_inline(connection, request, data))
 
 
 def download_plan(session: Session, plan: Plan, check: bool, jobs: int) -> Summary:

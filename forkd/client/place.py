@@ -25,19 +25,30 @@ class Place(Struct, frozen=True):
 def place_of(target: str) -> Place:
     """What there is under the name `target`, links followed.  Raises LocalError."""
     try:
-        mode = os.stat(target).st_mode
+        mode = os.lstat(target).st_mode
     except FileNotFoundError:
-        if os.path.islink(target):
-            raise LocalError(f"{printable(target)}: is a link to nothing") from None
         return Place(target)
     except OSError as error:
         raise LocalError.of(error, target) from None
+    link = stat.S_ISLNK(mode)
+    if link:
+        mode = _behind(target)
     if stat.S_ISREG(mode):
-        return Place(os.path.realpath(target) if os.path.islink(target) else target)
+        return Place(os.path.realpath(target) if link else target)
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode):
         return Place(target, stream=True)
     kind = "folder" if stat.S_ISDIR(mode) else "socket"
     raise LocalError(f"{printable(target)}: is a {kind}, not a file")
+
+
+def _behind(link: str) -> int:
+    """The mode of what a link leads to.  Raises LocalError."""
+    try:
+        return os.stat(link).st_mode
+    except FileNotFoundError:
+        raise LocalError(f"{printable(link)}: is a link to nothing") from None
+    except OSError as error:
+        raise LocalError.of(error, link) from None
 
 
 class Outlet:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from forkd.client.errors import ChangedError, LocalError, printable
 from forkd.digest import DIGEST_SIZE, BlockDigest
@@ -24,10 +25,10 @@ _LATEST = 1e11  # what the protocol can tell
 class Source:
     """An open regular file.  `size` is bytes, `mtime` seconds since 1970, both as first seen."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, info: os.stat_result) -> None:
         self.fd = fd
         self.path = path
-        self._info = os.fstat(fd)
+        self._info = info
         self._digest = BlockDigest()
 
     @property
@@ -36,27 +37,13 @@ class Source:
 
     @property
     def mtime(self) -> float:
-        return max(-_LATEST, min(_LATEST, self._info.st_mtime_ns / 1e9))
+        return _seconds(self._info)
 
     @property
     def tag(self) -> str:
         """Which version of the file this is."""
         info = self._info
         return f"{info.st_mtime_ns}-{info.st_size}-{info.st_ino}-{info.st_dev}"
-
-    def read_small(self) -> bytes:
-        """The whole content of a file that is small at the moment (at most INLINE_MAX bytes).
-
-        Raises ChangedError when it keeps changing, or has grown beyond that.
-        """
-        for _ in range(_SMALL_TRIES):
-            data = self._pread(INLINE_MAX + 1, 0)
-            info = os.fstat(self.fd)
-            same = _version(info) == _version(self._info)
-            self._info = info
-            if same and len(data) == info.st_size:
-                return data
-        raise self._changed()
 
     def fill(self, view: memoryview, offset: int) -> None:
         """Read exactly `view` from `offset`.  Raises ChangedError when the file is shorter now."""
@@ -102,14 +89,43 @@ class Source:
         """Bytes that `digest_to` knows without reading."""
         return len(self._digest.blocks) // DIGEST_SIZE * BLOCK
 
-    def _pread(self, count: int, offset: int) -> bytes:
-        try:
-            return os.pread(self.fd, count, offset)
-        except OSError as error:
-            raise LocalError.of(error, self.path) from None
-
     def _changed(self) -> ChangedError:
-        return ChangedError(f"{printable(self.path)}: changed while it was sent; send it again")
+        return _changed(self.path)
+
+
+class Small(NamedTuple):
+    """The whole content of a small file, and its modification time in seconds since 1970."""
+
+    data: bytes
+    mtime: float
+
+
+def read_small(path: str) -> Small:
+    """Read a regular file of at most INLINE_MAX bytes.
+
+    Raises ChangedError when it keeps changing, or has grown beyond that, and LocalError.
+    """
+    fd = _open(path)
+    try:
+        info = _regular(fd, path)
+        for _ in range(_SMALL_TRIES):
+            data = os.pread(fd, min(info.st_size, INLINE_MAX) + 1, 0)
+            before, info = info, os.fstat(fd)
+            if len(data) == info.st_size and _version(info) == _version(before):
+                return Small(data, _seconds(info))
+        raise _changed(path)
+    except OSError as error:
+        raise LocalError.of(error, path) from None
+    finally:
+        os.close(fd)
+
+
+def _changed(path: str) -> ChangedError:
+    return ChangedError(f"{printable(path)}: changed while it was sent; send it again")
+
+
+def _seconds(info: os.stat_result) -> float:
+    return max(-_LATEST, min(_LATEST, info.st_mtime_ns / 1e9))
 
 
 def _version(info: os.stat_result) -> tuple[int, int, int, int]:
@@ -119,18 +135,25 @@ def _version(info: os.stat_result) -> tuple[int, int, int, int]:
 @contextmanager
 def open_source(path: str) -> Iterator[Source]:
     """Open a regular file to be sent.  Raises LocalError."""
+    fd = _open(path)
     try:
-        # O_NONBLOCK: a FIFO must not hold us up before it is told apart
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise LocalError.of(error, path) from None
-    try:
-        source = Source(fd, path)
-        if not stat.S_ISREG(source._info.st_mode):
-            kind = (
-                "a folder (-r sends folders)" if stat.S_ISDIR(source._info.st_mode) else "no file"
-            )
-            raise LocalError(f"{printable(path)}: is {kind}")
-        yield source
+        yield Source(fd, path, _regular(fd, path))
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    try:
+        # O_NONBLOCK: a FIFO must not hold us up before it is told apart
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise LocalError.of(error, path) from None
+
+
+def _regular(fd: int, path: str) -> os.stat_result:
+    """What an open regular file is.  Raises LocalError for anything else."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        kind = "a folder (-r sends folders)" if stat.S_ISDIR(info.st_mode) else "no file"
+        raise LocalError(f"{printable(path)}: is {kind}")
+    return info

@@ -104,7 +104,6 @@ def _is_folder(entry: os.DirEntry[str], follow: bool) -> bool:
 def _add_local(
     plan: Plan, entry: os.DirEntry[str], path: str, follow: bool, tell: Listener
 ) -> None:
-    shown = printable(entry.path)
     try:
         info = entry.stat(follow_symlinks=follow)
     except OSError as error:
@@ -113,9 +112,9 @@ def _add_local(
     if stat.S_ISREG(info.st_mode):
         plan.files.append(File(entry.path, path, info.st_size, info.st_mtime_ns / 1e9))
     elif stat.S_ISLNK(info.st_mode):
-        tell(Note(f"{shown}: a symbolic link; left out (-L follows links)", "link"))
+        tell(Note(f"{printable(entry.path)}: a symbolic link; left out (-L follows links)", "link"))
     else:
-        tell(Note(f"{shown}: not a file; left out", "special"))
+        tell(Note(f"{printable(entry.path)}: not a file; left out", "special"))
 
 
 class _RemoteWalk:

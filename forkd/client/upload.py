@@ -18,7 +18,7 @@ from forkd.client.errors import (
 )
 from forkd.client.events import Finished
 from forkd.client.pipeline import Job
-from forkd.client.source import open_source
+from forkd.client.source import read_small
 from forkd.digest import digest_of
 from forkd.verbs import Put
 
@@ -78,9 +78,7 @@ class SmallUpload:
         self.weight = weight
 
     def start(self, connection: Connection) -> Call:
-        with open_source(self._local) as source:
-            data = source.read_small()
-            mtime = source.mtime
+        data, mtime = read_small(self._local)
         self._request = inline_put(self._path, data, mtime, self._options)
         return connection.call(self._request, data)
 
