@@ -61,6 +61,11 @@ class Sessions:
         """A copy: sessions may end while one looks at them."""
         return iter(list(self._sessions.values()))
 
+    @property
+    def hashes_full(self) -> bool:
+        """So many password hashes wait that the next one would be told too late."""
+        return self._hashers.load >= HASHES_MAX
+
     def patience(self, most: float) -> float:
         """Seconds that the loop may wait for events: 0 when some are to be stepped."""
         if self._queue:
