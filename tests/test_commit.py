@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from forkd.storage.charged import ChargedTree
 from forkd.storage.commit import CROWD, Change, Committer, Folders, Result, make_committer
 
 LONG = 30.0
+ABOVE = [("flush folder", ".forkd"), ("flush folder", "data")]
+"""What a process flushes once: the folders that hold the account's."""
 Steps = list[tuple[str, str]]
 
 
@@ -120,8 +123,9 @@ def test_data_then_name_then_folder_then_answer(place: Place, steps: Steps) -> N
         ("flush", staged),
         ("name in", "alice"),
         ("flush folder", "alice"),
+        *ABOVE,
     ]
-    assert answered_after == [4]
+    assert answered_after == [6]
 
 
 def test_a_round_shares_the_flush_of_a_folder(place: Place, steps: Steps) -> None:
@@ -129,7 +133,7 @@ def test_a_round_shares_the_flush_of_a_folder(place: Place, steps: Steps) -> Non
     for number in range(20):
         upload(loop, files, (b"f%d" % number,), b"x")
     assert loop.finish() == [False] * 20
-    names = [name for name, _ in steps]
+    names = [name for name, what in steps if (name, what) not in ABOVE]
     assert names.count("flush") == 20
     assert names.count("flush folder") == 2  # the first went alone, the others came meanwhile
     assert names[4:] == (["begin"] * 19 + ["flush"] * 19 + ["name in"] * 19 + ["flush folder"])
@@ -140,7 +144,8 @@ def test_full_durability_has_a_round_for_each(place: Place, steps: Steps) -> Non
     for number in range(3):
         upload(loop, files, (b"f%d" % number,), b"x")
     loop.finish()
-    assert [name for name, _ in steps] == ["begin", "flush", "name in", "flush folder"] * 3
+    names = [name for name, what in steps if (name, what) not in ABOVE]
+    assert names == ["begin", "flush", "name in", "flush folder"] * 3
 
 
 def test_no_durability_flushes_nothing_and_answers_at_once(place: Place, steps: Steps) -> None:
@@ -159,8 +164,38 @@ def test_folders_that_are_made_on_the_way_are_flushed_with_those_above(
     upload(loop, files, (b"a", b"b", b"f"), b"x", parents=True)
     assert loop.finish() == [False]
     flushed = [what for name, what in steps if name == "flush folder"]
-    assert sorted(flushed) == ["a", "alice", "b"]
+    assert sorted(flushed) == [".forkd", "a", "alice", "b", "data"]
     assert steps.index(("name in", "b")) < min(steps.index(("flush folder", w)) for w in flushed)
+
+
+def test_folders_that_another_process_made_are_flushed_once(place: Place, steps: Steps) -> None:
+    """It may have died before it flushed them."""
+    loop, files = Loop("group"), place.files()
+    (place.home / "a" / "b").mkdir(parents=True)
+    upload(loop, files, (b"a", b"b", b"f"), b"x")
+    loop.finish()
+    first = [what for name, what in steps if name == "flush folder"]
+    assert sorted(first) == [".forkd", "a", "alice", "b", "data"]
+    steps.clear()
+    upload(loop, files, (b"a", b"b", b"g"), b"x")
+    assert loop.finish() == [False, False]
+    assert [what for name, what in steps if name == "flush folder"] == ["b"]
+
+
+def test_what_is_above_is_flushed_again_after_a_failure(
+    place: Place, steps: Steps, monkeypatch
+) -> None:
+    loop, files = Loop("group"), place.files()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", broken_disk)
+        upload(loop, files, (b"a", b"f"), b"x", parents=True)
+        loop.finish()
+    upload(loop, files, (b"a", b"f"), b"x")
+    refusal, replaced = loop.finish()
+    assert isinstance(refusal, Refusal)
+    assert replaced is True
+    flushed = [what for name, what in steps if name == "flush folder"]
+    assert sorted(flushed) == [".forkd", "a", "alice", "data"]
 
 
 def test_one_that_fails_fails_alone(place: Place) -> None:
@@ -192,16 +227,56 @@ def test_data_that_cannot_be_flushed_gets_no_name(place: Place, monkeypatch) -> 
     assert (place.charged, place.staged()) == (0, [])
 
 
-def test_a_folder_that_cannot_be_flushed_is_told_to_all_of_the_round(
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_failure_told_when_the_write_back_begins_counts(
+    place: Place, monkeypatch, number: int
+) -> None:
+    """The kernel may not tell it again: a flush that succeeds after it proves nothing."""
+
+    def begin(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    loop, files = Loop("group"), place.files()
+    monkeypatch.setattr(syscalls, "start_writeback", begin)
+    upload(loop, files, (b"f",), b"new")
+    (result,) = loop.finish()
+    assert isinstance(result, Refusal)
+    assert result.code == ("io-error" if number == errno.EIO else "no-space")
+    assert (os.listdir(place.home), place.charged, place.staged()) == ([], 0, [])
+
+
+def test_a_machine_that_cannot_begin_the_write_back_flushes_all_the_same(
+    place: Place, monkeypatch
+) -> None:
+    def begin(fd: int) -> None:
+        raise OSError(errno.ENOSYS, "")
+
+    loop, files = Loop("group"), place.files()
+    monkeypatch.setattr(syscalls, "start_writeback", begin)
+    upload(loop, files, (b"f",), b"new")
+    assert loop.finish() == [False]
+
+
+def test_a_folder_that_cannot_be_flushed_is_told_to_those_who_changed_it(
     place: Place, monkeypatch
 ) -> None:
     loop, files = Loop("group"), place.files()
-    monkeypatch.setattr(os, "fsync", broken_disk)
-    for number in range(3):
-        upload(loop, files, (b"f%d" % number,), b"x")
-    assert [result.code for result in loop.finish() if isinstance(result, Refusal)] == [
-        "io-error"
-    ] * 3
+    (place.home / "bad").mkdir()
+    (place.home / "good").mkdir()
+    for path in ((b"good", b"0"), (b"bad", b"0")):
+        upload(loop, files, path, b"x")
+    assert loop.finish() == [False, False]
+    loop.results.clear()
+    fsync = os.fsync
+
+    def flush(fd: int) -> None:
+        broken_disk(fd) if os.readlink(f"/proc/self/fd/{fd}").endswith("/bad") else fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    for path in ((b"good", b"1"), (b"bad", b"1"), (b"good", b"2"), (b"bad", b"2")):
+        upload(loop, files, path, b"x")
+    told = [r.code if isinstance(r, Refusal) else r for r in loop.finish()]
+    assert told == [False, "io-error", False, "io-error"]
 
 
 @pytest.mark.parametrize("durability", ["group", "full", "none"])

@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "forkd"
 
 LAYERS = (
-    ("errors", "units", "listen", "configlines", "title"),
+    ("errors", "units", "listen", "configlines", "folders", "title"),
     ("config", "syscalls", "scoreboard", "messages", "protocol", "verbs"),
     ("ledger.locks", "ledger.layout", "storage.tree"),
     ("accounts", "storage.localtree", "storage.names", "digest", "ledger.file", "storage.sidecar"),

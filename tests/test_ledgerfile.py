@@ -121,6 +121,13 @@ def test_a_clean_end_is_trusted_after_a_boot(path: str, file: LedgerFile) -> Non
     assert file.read_account(3)[3] == IN_USE
 
 
+def test_a_ledger_that_found_no_room_has_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    path.write_bytes(b"")
+    mark_clean(str(path))
+    assert path.read_bytes() == b""
+
+
 def test_an_end_is_not_clean_while_somebody_holds_a_slot(path: str, file: LedgerFile) -> None:
     file.write_limit(3, "carol", 77)
     assert file.hold_slot(5)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from forkd import folders
 from forkd.errors import StartError
 from forkd.ledger.layout import (
     ACCOUNT,
@@ -111,6 +112,7 @@ def allocate(path: str, accounts: int) -> None:
             _mark_all(path)
         os.pwrite(fd, HEADER.pack(MAGIC, have, boot, 0), 0)
         os.fsync(fd)
+        folders.flush(os.path.dirname(path))
     except OSError as error:
         raise StartError(f"{path}: no room for the quota ledger: {error.strerror}") from None
     finally:
@@ -134,7 +136,10 @@ def mark_clean(path: str) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-        magic, capacity, boot, _ = HEADER.unpack(os.pread(fd, HEADER.size, 0))
+        header = os.pread(fd, HEADER.size, 0)
+        if not header.startswith(MAGIC) or len(header) < HEADER.size:
+            return  # its maker found no room for it
+        magic, capacity, boot, _ = HEADER.unpack(header)
         os.pwrite(fd, HEADER.pack(magic, capacity, boot, 1), 0)
         os.fsync(fd)
     finally:

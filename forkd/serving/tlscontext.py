@@ -15,6 +15,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 
+from forkd import folders
 from forkd.config import Config
 from forkd.errors import StartError
 
@@ -57,13 +58,13 @@ def ensure_certificate(config: Config) -> CertFiles:
         )
     folder = os.path.dirname(files.cert)
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        folders.make(folder, 0o700)
         cert, key = _self_signed(socket.gethostname())
         # The key first: a key without its certificate is replaced by the next start, so a crash
         # between the two leaves nothing that a client could have pinned.
         _write(files.key, key, 0o600)
         _write(files.cert, cert, 0o644)
-        _sync_folder(folder)
+        folders.flush(folder)
     except OSError as error:
         raise StartError(f"{error.filename or folder}: {error.strerror}") from None
     return files
@@ -108,14 +109,6 @@ def _write(path: str, content: bytes, mode: int) -> None:
         file.flush()
         os.fsync(fd)
     os.rename(temporary, path)
-
-
-def _sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _self_signed(hostname: str) -> tuple[bytes, bytes]:

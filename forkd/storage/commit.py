@@ -4,16 +4,21 @@ A round takes the changes that wait and
   1. starts the write-back of all their data,
   2. flushes each file (after the first, the others' journal entries are on disk already),
   3. applies each change, which gives files their names,
-  4. flushes each folder that was touched, once,
+  4. flushes each folder that was touched, once, and those above it that this process has not
+     flushed yet: another may have made them and died,
   5. tells each change's owner, on the loop's thread.
 One round is under way at a time; what comes meanwhile makes up the next.  With durability "full" a
 round has one change; with "none" changes are applied at once and nothing is flushed.
 
 A change that fails fails alone: whatever is raised becomes its result.
+
+A flush that failed is never repeated in hope: the kernel tells of a failed write once, and may have
+dropped the data by then (fsync(2), EIO).  The change fails, and what it would have named goes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -30,42 +35,87 @@ ROUND_MAX = 256
 CROWD = 1024
 """So many changes wait that a session submits one at a time: each holds a lease and a file."""
 
+KNOWN_MAX = 4096
+"""Folders that a process remembers to have flushed."""
+
+Known = set[tuple[int, int, Parts]]
+"""(device, inode, path) of folders that are on the disk with all that is above them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A folder of a round.  `needed` are the descriptors that must be flushed for it to stay."""
+
+    fd: int
+    needed: frozenset[int]
+    key: tuple[int, int, Parts]
+
 
 class Folders:
-    """The folders of one round, each opened once."""
+    """The folders of one round, each opened once.  `known` need nothing above them flushed."""
 
-    def __init__(self) -> None:
-        self._open: dict[tuple[int, Parts], int] = {}
+    def __init__(self, known: Known | None = None) -> None:
+        self._known: Known = set() if known is None else known
+        self._open: dict[tuple[int, Parts], _Opened] = {}
+        self._roots: dict[int, Tree] = {}
+        self.touched: set[int] = set()
+        """What must be flushed for the changes since this was last replaced."""
 
     def get(self, tree: Tree, parts: Parts, parents: bool = False) -> int:
         """A descriptor of the folder, flushed at the end of the round.  Raises Refusal."""
-        key = (id(tree), parts)
-        fd = self._open.get(key)
-        if fd is None:
+        opened = self._open.get((id(tree), parts))
+        if opened is None:
+            made = False
             try:
                 fd = tree.open_folder(parts, parents=False)
             except Refusal as refusal:
                 if refusal.code != "not-found" or not parents:
                     raise
                 fd = tree.open_folder(parts, parents=True)
-                for depth in range(len(parts)):
-                    self.get(tree, parts[:depth])
-            self._open[key] = fd
-        return fd
+                made = True
+            opened = self._note(tree, parts, fd, made)
+        self.touched |= opened.needed
+        return opened.fd
 
-    def flush(self) -> OSError | None:
-        """fsync all; the first error, if any."""
-        failure: OSError | None = None
-        for fd in self._open.values():
+    def _note(self, tree: Tree, parts: Parts, fd: int, made: bool) -> _Opened:
+        """Own `fd`.  `made`: folders on the way to it are new, nobody knows which."""
+        try:
+            status = os.fstat(fd)
+            key = (status.st_dev, status.st_ino, parts)
+            needed = frozenset((fd,))
+            if parts and (made or key not in self._known):
+                needed |= self._above(tree, parts[:-1], made).needed
+        except BaseException:
+            os.close(fd)
+            raise
+        if not parts and key not in self._known:
+            self._roots[fd] = tree
+        self._open[id(tree), parts] = opened = _Opened(fd, needed, key)
+        return opened
+
+    def _above(self, tree: Tree, parts: Parts, made: bool) -> _Opened:
+        opened = self._open.get((id(tree), parts))
+        return opened or self._note(tree, parts, tree.open_folder(parts, parents=False), made)
+
+    def flush(self) -> dict[int, OSError]:
+        """fsync all; the descriptors for which that failed."""
+        broken: dict[int, OSError] = {}
+        for opened in self._open.values():
             try:
-                os.fsync(fd)
+                os.fsync(opened.fd)
+                if opened.fd in self._roots:
+                    self._roots[opened.fd].flush_above()
             except OSError as error:
-                failure = failure or error
-        return failure
+                broken[opened.fd] = error
+        if broken or len(self._known) > KNOWN_MAX:
+            self._known.clear()
+        if not broken:
+            self._known.update(opened.key for opened in self._open.values())
+        return broken
 
     def close(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
+        for opened in self._open.values():
+            os.close(opened.fd)
         self._open.clear()
 
 
@@ -138,6 +188,7 @@ class DurableCommitter:
         self._most = most
         self._waiting: deque[Change] = deque()
         self._running = False
+        self._known: Known = set()
 
     @property
     def idle(self) -> bool:
@@ -161,7 +212,7 @@ class DurableCommitter:
     def _round(self, batch: list[Change]) -> None:
         results: list[Result]
         try:
-            results = run_round(batch)
+            results = run_round(batch, self._known)
         except Exception as error:
             results = [error] * len(batch)
         self._mailbox.post(lambda: self._finish(batch, results))
@@ -174,34 +225,49 @@ class DurableCommitter:
             change.done(result)
 
 
-def run_round(batch: list[Change]) -> list[Result]:
+def run_round(batch: list[Change], known: Known) -> list[Result]:
     """See the module."""
-    for change in batch:
-        if change.data is not None:
-            try:
-                syscalls.start_writeback(change.data)
-            except OSError:
-                pass  # the flush below tells
-    folders = Folders()
+    begun = [_begin(change) for change in batch]
+    folders = Folders(known)
+    results: list[Result] = []
+    needed: list[set[int]] = []
     try:
-        flushed = [_flush(change) for change in batch]
-        results = [
-            _applied(change, folders) if failure is None else failure
-            for change, failure in zip(batch, flushed, strict=True)
-        ]
+        failures = [_flush(change, told) for change, told in zip(batch, begun, strict=True)]
+        for change, failure in zip(batch, failures, strict=True):
+            folders.touched = set()
+            results.append(_applied(change, folders) if failure is None else failure)
+            needed.append(folders.touched)
         broken = folders.flush()
     finally:
         folders.close()
-    if broken is not None:
-        refusal = from_oserror(broken, "")
-        return [r if isinstance(r, BaseException) else refusal for r in results]
+    for number, flushed in enumerate(needed):
+        errors = [broken[fd] for fd in flushed if fd in broken]
+        if errors and not isinstance(results[number], BaseException):
+            results[number] = _unproven(errors[0])
     return results
 
 
-def _flush(change: Change) -> Exception | None:
+_NOT_OFFERED = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
+"""What sync_file_range(2) answers where there is none, or where a sandbox forbids it."""
+
+
+def _begin(change: Change) -> OSError | None:
+    """Start the write-back.  Who hears of a failure here does not hear of it again."""
+    if change.data is not None:
+        try:
+            syscalls.start_writeback(change.data)
+        except OSError as error:
+            return None if error.errno in _NOT_OFFERED else error
+    return None
+
+
+def _flush(change: Change, told: OSError | None) -> Exception | None:
+    """`told` is what was heard when the write-back began."""
     if change.data is None:
         return None
     try:
+        if told is not None:
+            raise told
         os.fdatasync(change.data)
     except OSError as error:
         try:
@@ -210,6 +276,17 @@ def _flush(change: Change) -> Exception | None:
             return worse
         return from_oserror(error, "")
     return None
+
+
+def _unproven(error: OSError) -> Refusal:
+    """The names are changed, but nobody knows whether a power cut leaves them so."""
+    code = from_oserror(error, "").code
+    return Refusal(
+        code,
+        "the change was made, but the storage failed when it was to be kept "
+        f"({errno.errorcode.get(error.errno or 0, 'unknown error')}); it may be undone by a crash, "
+        "so repeat it",
+    )
 
 
 def _applied(change: Change, folders: Folders) -> Result:

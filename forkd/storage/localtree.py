@@ -12,12 +12,13 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from forkd import syscalls
+from forkd import folders, syscalls
 from forkd.errors import Refusal, from_oserror
 from forkd.storage.names import show, to_text
 from forkd.storage.tree import OpenFile, Parts
@@ -33,13 +34,19 @@ _LIST_SLICE = 512
 class LocalTree:
     """See Tree."""
 
-    def __init__(self, root_fd: int, staging_fd: int) -> None:
+    def __init__(self, root_fd: int, staging_fd: int, above: tuple[str, ...]) -> None:
+        """`above` are the paths of the folders that hold the account's, and those above them."""
         self.root_fd = root_fd
         self.staging_fd = staging_fd
+        self._above = above
 
     def close(self) -> None:
         os.close(self.root_fd)
         os.close(self.staging_fd)
+
+    def flush_above(self) -> None:
+        for path in self._above:
+            folders.flush(path)
 
     def open_read(self, parts: Parts) -> OpenFile:
         try:
@@ -118,7 +125,7 @@ class LocalTree:
     def put_in(self, ident: bytes, folder: int, name: bytes, replace: bool) -> int | None:
         while True:
             try:
-                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
                 return None
             except FileExistsError as error:
                 if not replace:
@@ -133,10 +140,10 @@ class LocalTree:
 
     def _exchange(self, ident: bytes, folder: int, name: bytes) -> int:
         _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-        syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+        _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
         old = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
         if stat.S_ISDIR(old.st_mode):  # a folder took the name between the two calls
-            syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+            _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
             _refuse_folder(old, name)
         return old.st_size if stat.S_ISREG(old.st_mode) else 0
 
@@ -144,10 +151,10 @@ class LocalTree:
         with _told(parts), self._parent(parts) as folder:
             name = parts[-1]
             _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-            syscalls.rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+            _rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
             taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
             if stat.S_ISDIR(taken.st_mode):
-                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
                 _refuse_folder(taken, name)
             return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
 
@@ -156,7 +163,7 @@ class LocalTree:
             raise Refusal("bad-name", f"{show(parts)!r} cannot be moved into itself")
         with _told(parts), self._parent(parts) as source, _told(to), self._parent(to) as target:
             try:
-                syscalls.rename(source, parts[-1], target, to[-1], syscalls.RENAME_NOREPLACE)
+                _rename(source, parts[-1], target, to[-1], syscalls.RENAME_NOREPLACE)
                 return None
             except FileExistsError:
                 if not replace:
@@ -166,7 +173,7 @@ class LocalTree:
             _refuse_folder(os.stat(parts[-1], dir_fd=source, follow_symlinks=False), parts[-1])
             old = os.stat(to[-1], dir_fd=target, follow_symlinks=False)
             _refuse_folder(old, to[-1])
-            syscalls.rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
+            _rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
             return self._take_exchanged(source, parts[-1], old, ident)
 
     def _take_exchanged(self, folder: int, name: bytes, old: os.stat_result, ident: bytes) -> int:
@@ -174,13 +181,13 @@ class LocalTree:
         try:
             if not os.path.samestat(old, os.stat(name, dir_fd=folder, follow_symlinks=False)):
                 return 0
-            syscalls.rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+            _rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
         except FileNotFoundError:
             return 0
         taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
         if not os.path.samestat(old, taken):
             try:
-                syscalls.rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
             except FileExistsError:
                 pass  # it was replaced once more: nobody misses it
             else:
@@ -203,6 +210,20 @@ class LocalTree:
             yield fd
         finally:
             os.close(fd)
+
+
+def _rename(source: int, name: bytes, target: int, new: bytes, flags: int) -> None:
+    """renameat2(2).  Raises OSError, and Refusal where the administrator mounted something."""
+    try:
+        syscalls.rename(source, name, target, new, flags)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        raise Refusal(
+            "io-error",
+            f"the folder of {to_text(new)!r} lies on another filesystem than the server's storage; "
+            "only the administrator can mend this",
+        ) from error
 
 
 def _join(parts: Parts) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from forkd import syscalls
+from forkd import folders, syscalls
 from forkd.config import Config
 from forkd.errors import Refusal, from_oserror
 from forkd.storage.localtree import FOLDER_MODE, OPEN_FOLDER, LocalTree
@@ -24,7 +24,7 @@ class LocalStore:
     """Accounts' folders and staging on one local filesystem."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = os.path.normpath(path)
 
     def open_tree(self, account: int, home: str) -> LocalTree:
         staging = os.path.join(self._path, STAGING, str(account))
@@ -40,7 +40,7 @@ class LocalStore:
                 raise
         except OSError as error:
             raise from_oserror(error, "") from error
-        tree = LocalTree(root_fd, staging_fd)
+        tree = LocalTree(root_fd, staging_fd, self._above(root))
         if os.fstat(root_fd).st_dev != os.fstat(staging_fd).st_dev:
             tree.close()
             raise Refusal(
@@ -50,6 +50,14 @@ class LocalStore:
             )
         return tree
 
+    def _above(self, root: str) -> tuple[str, ...]:
+        """The folders that hold the account's, and those above them in the storage."""
+        above = [os.path.join(self._path, STAGING)]
+        while root != self._path:
+            root = os.path.dirname(root)
+            above.append(root)
+        return tuple(above)
+
 
 def prepare(config: Config) -> None:
     """Make the storage folders and see that the filesystem can do what is asked of it.
@@ -57,7 +65,7 @@ def prepare(config: Config) -> None:
     Raises OSError; EINVAL where it has no RENAME_EXCHANGE.
     """
     staging = os.path.join(config.storage.path, STAGING)
-    os.makedirs(staging, 0o700, exist_ok=True)
+    folders.make(staging, 0o700)
     folder = os.open(staging, OPEN_FOLDER | os.O_CLOEXEC)
     probes = [b"probe.%d.%d" % (os.getpid(), i) for i in range(2)]
     try:
@@ -68,8 +76,7 @@ def prepare(config: Config) -> None:
         if error.errno in (errno.EINVAL, errno.ENOSYS):
             raise OSError(
                 error.errno,
-                f"the filesystem of {config.storage.path} cannot exchange names (renameat2); "
-                "use ext4, xfs, btrfs or tmpfs",
+                "its filesystem cannot exchange names (renameat2); use ext4, xfs, btrfs or tmpfs",
             ) from None
         raise
     finally:

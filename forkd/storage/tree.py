@@ -28,6 +28,9 @@ class Tree(Protocol):
 
     def close(self) -> None: ...
 
+    def flush_above(self) -> None:
+        """Bring to the disk that the account has a folder.  Raises OSError, the only one to."""
+
     def open_read(self, parts: Parts) -> OpenFile: ...
 
     def stat(self, parts: Parts) -> Entry: ...

@@ -28,7 +28,10 @@ def prepare(config: Config) -> None:
     refuse_unmounted(config)
     ledgerfile.allocate(ledger_path(config), config.accounts.max)
     limitsfile.allocate(config, in_use=bool(ledgerfile.locked_slots(ledger_path(config))))
-    store.prepare(config)
+    try:
+        store.prepare(config)
+    except OSError as error:
+        raise StartError(f"storage.path {config.storage.path}: {error.strerror}") from None
     open_accounts(config)
 
 

@@ -7,6 +7,7 @@ import os
 import pwd
 from dataclasses import dataclass
 
+from forkd import folders
 from forkd.config import Config
 from forkd.errors import StartError
 
@@ -58,7 +59,7 @@ def make_folders(config: Config, owner: Identity | None) -> None:
         try:
             if os.path.isdir(path):
                 continue
-            os.makedirs(path)
+            folders.make(path)
             os.chmod(path, mode)
             if owner:
                 os.chown(path, owner.uid, owner.gid)
@@ -85,6 +86,8 @@ def check_writable(config: Config) -> None:
         if not os.access(
             path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
         ):
+            if os.path.isdir(path) and os.statvfs(path).f_flag & os.ST_RDONLY:
+                raise StartError(f"{key}: {path} is on a read-only filesystem")
             user = pwd.getpwuid(os.geteuid()).pw_name
             raise StartError(
                 f"{key}: {path} cannot be written by user {user!r}: "
