@@ -277,6 +277,46 @@ def test_what_cannot_be_unlinked_stays_charged(place: Place, monkeypatch) -> Non
     assert list(place.file.leases()) == []
 
 
+def test_nothing_is_given_back_for_what_somebody_else_removed(place: Place, monkeypatch) -> None:
+    """The keeper was faster, and gave its bytes back."""
+    files = place.files()
+    put(files, "f", OLD)
+    real = os.unlink
+
+    def late(path: bytes, **options: int) -> None:
+        real(path, **options)  # type: ignore[arg-type]
+        raise FileNotFoundError(2, "gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", late)
+        files.remove_file((b"f",))
+    assert place.charged == len(OLD)
+    assert list(place.file.leases()) == []
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_what_must_not_be_resumed_is_not_even_if_it_cannot_be_unlinked(
+    place: Place, monkeypatch, readable: bool
+) -> None:
+    """A complete upload that the disk did not take: the next flush of it might succeed."""
+
+    def broken(*args: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    files = place.files()
+    incoming = files.begin_stream(source(100), (b"f",), False)
+    os.pwrite(incoming.staged.fd, NEW[:100], 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", broken)
+        if not readable:
+            patched.setattr(os, "ftruncate", broken)
+        files.discard(incoming)
+    assert place.charged == 100 == place.on_disk()
+    again = files.begin_stream(source(100), (b"f",), False)
+    assert again.staged.held == 0
+    files.discard(again)
+
+
 def test_failures_leave_no_descriptor_open(place: Place) -> None:
     files = place.files()
     put(files, "f", OLD)

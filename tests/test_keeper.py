@@ -130,6 +130,21 @@ def test_what_a_dead_process_left_without_a_lease_goes(place: Place, board, roun
     assert place.charged == 7 == place.on_disk()
 
 
+@pytest.mark.usefixtures("week_later")
+def test_what_a_living_process_could_not_remove_goes_in_time(
+    place: Place, board: Scoreboard, round_of
+) -> None:
+    board.rows[1].take_seat(os.getpid(), 1, BORN)
+    ledger = place.ledger(1)
+    ledger.reserve(ALICE, b"s1.1234-1", 500, 0)
+    (place.staging / "s1.1234-1").write_bytes(b"x" * 10)
+    stage(place, "s1.1234-2", 20)
+    stage(place, "t1.1234-3", 30)
+    round_of()
+    assert place.staged() == ["s1.1234-1"]
+    assert place.charged == 500
+
+
 def test_an_unknown_object_is_not_ours_to_remove(place: Place, round_of) -> None:
     stage(place, "what is this", 10)
     round_of()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -261,3 +262,27 @@ def test_own_names_tell_their_process_and_never_come_twice() -> None:
 @pytest.mark.parametrize("name", [b"pabc-0", b"s", b"s1", b"sx.1-1", b"t1.x-1", b"probe.1.0", b""])
 def test_other_names_have_no_owner(name: bytes) -> None:
     assert owner_of(name) is None
+
+
+@pytest.mark.parametrize("source", [PLAIN, CHECKED])
+def test_what_the_disk_did_not_take_is_not_gone_on_with(
+    folder: int, monkeypatch, source: Source
+) -> None:
+    """What the file shows may be only in the page cache, and the next flush may say nothing."""
+    interrupted(folder, source, b"x" * (BLOCK + 1))
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", broken)
+        assert held_of(folder, source) == (None, 0, 1)
+
+
+def test_a_spoiled_partial_is_resumed_by_nobody(folder: int) -> None:
+    staged = begin(folder, PLAIN)
+    os.write(staged.fd, b"x" * 100)
+    assert partials.spoil(staged)
+    staged.close()
+    assert held_of(folder, PLAIN) == (None, 0, 1)
+    assert not partials.is_resumable(folder, staged.ident)

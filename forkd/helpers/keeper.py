@@ -32,6 +32,8 @@ from forkd.title import set_title
 
 _SWEEP_SECONDS = 30.0
 _SLOT_PAUSE = 0.05
+_LEFT_BEHIND_SECONDS = 3600.0
+"""Between two renames of a process no object of it is without a lease for that long."""
 
 
 def main(seat: ChildSeat) -> int:
@@ -170,20 +172,25 @@ class Keeper:
                     kept += 1
                 elif ident.startswith(b"p"):
                     kept += not self._drop_partial(account, folder, ident)
-                elif self._is_orphan(account, ident, living):
+                elif self._is_orphan(account, ident, status.st_ctime, living):
                     self._discard(account, folder, ident, partials.charged_size(status))
             partials.drop_orphan_sidecars(folder)
         finally:
             os.close(folder)
         return kept
 
-    def _is_orphan(self, account: int, ident: bytes, living: set[tuple[int, int]]) -> bool:
-        """Its process is dead and left no lease for it, which its slot's reaper would end.
+    def _is_orphan(
+        self, account: int, ident: bytes, changed: float, living: set[tuple[int, int]]
+    ) -> bool:
+        """Its process is dead, or could not remove it, and there is no lease for it.
 
         Processes that came after `living` was read are looked up again.
         """
         owner = partials.owner_of(ident)
-        if owner is None or owner in living or owner in self._living():
+        if owner is None:
+            return False
+        recent = time.time() - changed < _LEFT_BEHIND_SECONDS
+        if recent and (owner in living or owner in self._living()):
             return False
         return ident not in self._ledger.leased(account)
 

@@ -152,10 +152,12 @@ class ChargedTree:
         staged = incoming.staged
         arrived = os.fstat(staged.fd).st_size
         kept = arrived if staged.resumable else 0
+        trusted = True
         if not kept and not self._drop_quietly(staged.ident):
-            kept = arrived
+            kept, trusted = arrived, partials.spoil(staged)
         self._ledger.settle(incoming.lease, kept)
-        staged.close()
+        if trusted:  # else we keep its lock: it is not to be resumed while we live
+            staged.close()
 
     def discard(self, incoming: Incoming) -> None:
         """The upload ends without a name and nothing of it is kept."""
@@ -227,8 +229,14 @@ class ChargedTree:
         self._unlink(lease, ident)
 
     def _unlink(self, lease: Lease, ident: bytes) -> None:
-        """What cannot be unlinked stays charged until the keeper finds it without an owner."""
-        removed = self._drop_quietly(ident)
+        """Give back what was removed, and that only.
+
+        What cannot be unlinked stays charged until the keeper finds it left behind.
+        """
+        try:
+            removed = partials.drop(self.tree.staging_fd, ident)
+        except OSError:
+            removed = False
         self._ledger.settle(lease, 0 if removed else lease.total)
 
     def _drop_quietly(self, ident: bytes) -> bool:

@@ -22,6 +22,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from forkd import syscalls

@@ -202,6 +202,8 @@ def _examine(folder: int, ident: bytes, fd: int, source: Source) -> tuple[Staged
         if told is None or told.source != source:
             other = Staged(ident, fd, 0, on_disk, True, described)
             return other, Fit.OTHER if told else Fit.SPOILED
+        if not _kept(fd):
+            return Staged(ident, fd, 0, on_disk, True, described), Fit.SPOILED
         held = min(on_disk, source.size) if told.this_boot else 0
         digest: BlockDigest | None = None
         if source.check:
@@ -215,6 +217,26 @@ def _examine(folder: int, ident: bytes, fd: int, source: Source) -> tuple[Staged
         if described is not None:
             os.close(described)
         raise
+
+
+def _kept(fd: int) -> bool:
+    """Whether the disk took what was written before.  After the failure of a write the kernel may
+    show what it could not write, or what was there before: neither is to be gone on with."""
+    try:
+        os.fdatasync(fd)
+    except OSError:
+        return False
+    return True
+
+
+def spoil(staged: Staged) -> bool:
+    """Let nobody resume a partial that cannot be removed; False where that fails too."""
+    try:
+        if staged.sidecar_fd is not None:
+            os.ftruncate(staged.sidecar_fd, 0)
+    except OSError:
+        return False
+    return True
 
 
 def cut(staged: Staged, source: Source) -> None:
