@@ -19,6 +19,8 @@ from contextlib import closing, contextmanager
 from forkd.errors import Refusal, StartError
 
 _BUSY_SECONDS = 10.0
+_CODES = {sqlite3.SQLITE_FULL: "no-space", sqlite3.SQLITE_READONLY: "read-only"}
+"""Primary result codes (https://sqlite.org/rescode.html) that are not just an io-error."""
 
 
 class Database:
@@ -100,7 +102,8 @@ class Database:
         except sqlite3.Error as error:
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
                 raise Refusal("busy", f"the {self._what} are being changed; try again") from error
-            raise Refusal("io-error", f"the {self._what} cannot be reached: {error}") from error
+            code = _CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "io-error")
+            raise Refusal(code, f"the {self._what} cannot be reached: {error}") from error
 
 
 class _Local(threading.local):
