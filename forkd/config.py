@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from forkd.configlines import line_of, syntax_problem
 from forkd.configread import UNLIMITED as UNLIMITED
 from forkd.configread import UnfitError, read_value
+from forkd.configrules import EVENTS as EVENTS
 from forkd.configrules import PERMISSIONS as PERMISSIONS
 from forkd.configrules import RUNTIME_DIR_MAX as RUNTIME_DIR_MAX
 from forkd.configrules import Flaw, Rule, contradictions
@@ -116,6 +117,19 @@ class Command(Struct, frozen=True, forbid_unknown_fields=True):
     max_output: Bytes = Bytes(16 * 1024**2)
 
 
+class Hook(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is told of changes: a program or a URL, one of the two."""
+
+    exec: tuple[str, ...] = ()
+    url: str = ""
+    secret: str = ""
+    events: tuple[str, ...] = EVENTS
+    users: tuple[str, ...] = ("*",)
+    timeout: Seconds = Seconds(30)
+    concurrency: Annotated[int, Meta(ge=1, le=64)] = 4
+    give_up: Seconds = Seconds(86400)
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration.  `source` is the file it came from ('' for built-in defaults)."""
 
@@ -130,11 +144,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     log: Log = Log()
     commands: dict[str, Command] = {}
+    hooks: dict[str, Hook] = {}
     source: str = ""
 
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where the programs of [commands] are looked for, and their own PATH."""
+"""Where the programs of [commands] and [hooks] are looked for, and their own PATH."""
 
 
 def default_text() -> str:
@@ -203,6 +218,7 @@ class _Problems:
         return any(f"{key}.".startswith(f"{wrong}.") for wrong in self._wrong)
 
 
+_TABLES: dict[str, tuple[type, str]] = {"commands": (Command, "df"), "hooks": (Hook, "scan")}
 _SECTIONS = {name: kind for name, kind in get_type_hints(Config).items() if name != "source"}
 
 
@@ -212,20 +228,21 @@ def _config(raw: dict[str, Any], problems: _Problems) -> Config:
     for name, value in raw.items():
         if name not in _SECTIONS:
             problems.say(name, _unknown_section(name, value))
-        elif name == "commands":
-            sections[name] = _commands(value, problems)
+        elif name in _TABLES:
+            sections[name] = _tables(name, value, problems)
         else:
             sections[name] = _section(name, _SECTIONS[name], value, problems)
     return Config(**sections)
 
 
-def _commands(value: Any, problems: _Problems) -> dict[str, Command]:
+def _tables(section: str, value: Any, problems: _Problems) -> dict[str, Any]:
+    """A section of tables whose names the administrator chose."""
+    kind, example = _TABLES[section]
     if not isinstance(value, dict):
-        problems.add("commands", "must be tables such as [commands.df]")
+        problems.add(section, f"must be tables such as [{section}.{example}]")
         return {}
     return {
-        name: _section(f"commands.{name}", Command, table, problems)
-        for name, table in value.items()
+        name: _section(f"{section}.{name}", kind, table, problems) for name, table in value.items()
     }
 
 
@@ -257,7 +274,7 @@ def _section(name: str, kind: type, value: Any, problems: _Problems) -> Any:
 def _unknown_section(name: str, value: Any) -> str:
     if isinstance(value, dict | list):
         return f"unknown section [{name}]{_hint(name, list(_SECTIONS), '[{}]')}"
-    kinds = {known: kind for known, kind in _SECTIONS.items() if known != "commands"}
+    kinds = {known: kind for known, kind in _SECTIONS.items() if known not in _TABLES}
     homes = [known for known, kind in kinds.items() if name in kind.__struct_fields__]
     where = f" ({' or '.join(f'[{home}]' for home in homes)}?)" if homes else ""
     return f"{name}: stands in no section{where}"

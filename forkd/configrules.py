@@ -10,17 +10,21 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from forkd.listen import parse_listen
 
 if TYPE_CHECKING:
-    from forkd.config import Command, Config
+    from forkd.config import Command, Config, Hook
 
 RUNTIME_DIR_MAX = 86
 """Bytes: what unix(7) allows for a socket's path, less the longest name of ours."""
 
 PERMISSIONS = ("list", "read", "write", "replace", "delete", "mkdir", "move", "passwd")
 
+EVENTS = ("published", "removed", "renamed")
+
+_HOOK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _COMMAND_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NEVER_ZERO = (
     ("server", "watchdog_timeout"),
@@ -68,6 +72,8 @@ def contradictions(config: Config) -> Iterator[Flaw]:
         yield Flaw("register.permissions", f"{unknown!r} is none of {', '.join(PERMISSIONS)}")
     for name, command in config.commands.items():
         yield from _command(name, command)
+    for name, hook in config.hooks.items():
+        yield from _hook(name, hook)
 
 
 def _addresses(config: Config) -> Iterator[Flaw]:
@@ -114,12 +120,48 @@ def _paths(config: Config) -> Iterator[Flaw]:
 
 
 def _command(name: str, command: Command) -> Iterator[Flaw]:
-    program = command.exec[0] if command.exec else ""
     if not _COMMAND_NAME.fullmatch(name):
         yield Flaw(f"commands.{name}", "a name is 1 to 64 letters, digits, '_', '-' or '.'")
-    if not program or ("/" in program and not Path(program).is_absolute()):
-        yield Flaw(
-            f"commands.{name}.exec", "must begin with a bare program name or an absolute path"
-        )
+    yield from _program(f"commands.{name}.exec", command.exec)
     if not command.timeout:
         yield Flaw(f"commands.{name}.timeout", "must be longer than 0")
+
+
+def _program(key: str, exec: tuple[str, ...]) -> Iterator[Flaw]:
+    program = exec[0] if exec else ""
+    if not program or ("/" in program and not Path(program).is_absolute()):
+        yield Flaw(key, "must begin with a bare program name or an absolute path")
+
+
+def _hook(name: str, hook: Hook) -> Iterator[Flaw]:
+    table = f"hooks.{name}"
+    if not _HOOK_NAME.fullmatch(name):
+        yield Flaw(table, "a name is 1 to 64 letters, digits, '_' or '-'")
+    if bool(hook.exec) == bool(hook.url):
+        both = (f"{table}.exec", f"{table}.url")
+        yield Flaw(table, "must have either `exec` or `url`", both)
+    if hook.exec:
+        yield from _program(f"{table}.exec", hook.exec)
+    if hook.url:
+        yield from _url(f"{table}.url", hook.url)
+    if hook.secret and not hook.url:
+        yield Flaw(f"{table}.secret", "signs what is posted: it needs `url`", (f"{table}.url",))
+    if not hook.events:
+        yield Flaw(f"{table}.events", f"must name some of {', '.join(EVENTS)}")
+    for unknown in sorted(set(hook.events) - set(EVENTS)):
+        yield Flaw(f"{table}.events", f"{unknown!r} is none of {', '.join(EVENTS)}")
+    if not hook.users:
+        yield Flaw(f"{table}.users", "must name somebody; '*' is everybody")
+    for key in ("timeout", "give_up"):
+        if not getattr(hook, key):
+            yield Flaw(f"{table}.{key}", "must be longer than 0")
+
+
+def _url(key: str, url: str) -> Iterator[Flaw]:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or not url.isascii() or not url.isprintable() or " " in url:
+        yield Flaw(key, "must be such as https://host:port/path")

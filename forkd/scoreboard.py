@@ -29,7 +29,8 @@ SLOTS = 64
 
 MASTER_ROW = 0
 KEEPER_ROW = SLOTS + 1
-ROWS = SLOTS + 2
+DISPATCHER_ROW = SLOTS + 2
+ROWS = SLOTS + 3
 
 DURATION_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 """Upper bounds in seconds of the transfer-duration histogram; one bucket more is +Inf."""
@@ -38,6 +39,7 @@ SIZE_BOUNDS = tuple(float(4**n * 1024) for n in range(0, 14, 1))
 
 DOORS = ("native",)
 """Those there are: each has series of its own, also while nothing passes it."""
+DELIVERIES = ("ok", "retried", "given-up")
 DIRECTIONS = ("up", "down")
 OUTCOMES = ("ok", "failed")
 LOGINS = ("ok", "failed", "remembered")
@@ -64,6 +66,8 @@ GAUGES = (
     "transfers",
     "parked",
     "partials",
+    "undelivered_bytes",  # of journals and deferred events, all hooks together
+    "undelivered_since_ms",  # wall clock; of the oldest event; 0 for none
 )
 
 
@@ -82,6 +86,7 @@ def _counters() -> tuple[str, ...]:
         names += [f"size_bucket:{direction}:{i}" for i in range(len(SIZE_BOUNDS) + 1)]
     names += [f"refusals_total:{code}" for code in CODES]
     names += ["bans_total"]
+    names += [f"deliveries_total:{outcome}" for outcome in DELIVERIES]
     return tuple(names)
 
 

@@ -22,7 +22,7 @@ class BoundListener:
 class ChildSeat:
     """`slot` is 1..SLOTS for workers and 0 for helpers; `number` is shown in the process title."""
 
-    role: str  # worker, exporter, keeper, runner
+    role: str  # worker, exporter, keeper, runner, dispatcher
     slot: int
     number: int
     generation: int

@@ -20,8 +20,11 @@ from functools import partial
 
 from forkd import messages
 from forkd.accounts import open_accounts
+from forkd.config import Config
 from forkd.doors.native import NativeDoor
 from forkd.errors import Refusal, StartError
+from forkd.events.files import folder_of
+from forkd.events.journal import SILENT, FileJournal, Journal
 from forkd.helpers.reaper import reap
 from forkd.limits.table import LimitTable, open_table
 from forkd.link import Link
@@ -40,6 +43,7 @@ from forkd.serving.remembered import Remembered
 from forkd.serving.session import Activity, Session
 from forkd.serving.sessions import Sessions
 from forkd.serving.transfer import Kits
+from forkd.storage import sidecar
 from forkd.storage.commit import make_committer
 from forkd.storage.partials import Namer
 from forkd.storage.store import LocalStore
@@ -83,10 +87,19 @@ def _take_slot(seat: ChildSeat) -> tuple[MappedLedger, LimitTable]:
         if time.monotonic() > ends:
             raise StartError(f"slot {seat.slot} of the quota ledger is held by another process")
         time.sleep(0.02)  # the keeper is reaping it
-    reap(ledger.file, seat.slot, seat.config.storage.path)
+    reap(ledger.file, seat.slot, seat.config.storage.path, folder_of(seat.config))
     limits = open_table(seat.config, seat.slot)
     limits.file.forget_slot(seat.slot)
     return ledger, limits
+
+
+def _open_journal(config: Config, slot: int, born: int) -> Journal:
+    """Where hooks are told from, if there are any.  Raises OSError."""
+    kinds = {kind for hook in config.hooks.values() for kind in hook.events}
+    if not kinds:
+        return SILENT
+    durable = config.storage.durability != "none"
+    return FileJournal(folder_of(config), slot, born, sidecar.boot_id(), kinds, durable)
 
 
 class Worker:
@@ -116,13 +129,17 @@ class Worker:
         self._draining = False
         self._deadline: float | None = None
         self._title = ""
+        self._journal = _open_journal(config, seat.slot, born)
         self._core = Core(
             config=config,
             generation=seat.generation,
             accounts=accounts,
             store=LocalStore(config.storage.path),
             ledger=ledger,
-            committer=make_committer(config.storage.durability, Pool(1), self._mailbox),
+            committer=make_committer(
+                config.storage.durability, Pool(1), self._mailbox, self._journal
+            ),
+            journal=self._journal,
             namer=Namer(seat.slot, born),
             limits=limits,
             remembered=Remembered(accounts, config.accounts.remember),
@@ -212,7 +229,7 @@ class Worker:
         activity = Activity()
         fd = sock.fileno()
         wake = partial(self._sessions.wake, fd, ident)
-        peer = Peer(ident, known.address, known.origin, known.trusted, wake)
+        peer = Peer(ident, known.address, known.origin, known.trusted, NativeDoor.name, wake)
         tls = None if held.address.family == "unix" else self._tls
         door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer, refusal)
         session = Session(ident, known.address, time.time(), fd, door, activity, release)
@@ -351,6 +368,7 @@ class Worker:
         if self._link.wants_write:
             self._link.flush()
         self._ledger.settle_owed()
+        self._row.add("events_total", self._journal.catch_up())
         sessions = len(self._sessions)
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)

@@ -7,15 +7,23 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from forkd import syscalls
 from forkd.config import Config, Server, Storage
+from forkd.events.journal import UNTOLD, Ticket
+from forkd.helpers.keeper import Keeper
 from forkd.helpers.reaper import reap
 from forkd.helpers.verify import compare
 from forkd.ledger.file import DIRTY, LedgerFile, allocate
+from forkd.limits import file as limits
+from forkd.link import Link
+from forkd.log import Log
 from forkd.quota import MappedLedger
+from forkd.scoreboard import Scoreboard
 from forkd.storage.charged import ChargedTree
+from forkd.storage.commit import Folders, Result
 from forkd.storage.localtree import LocalTree
 from forkd.storage.partials import Namer
 from forkd.storage.store import STAGING, LocalStore
@@ -36,6 +44,7 @@ class Place:
         self.staging = folder / "data" / STAGING / str(ALICE)
         self.state.mkdir()
         self.path = str(self.state / "ledger")
+        self.events = str(self.state / "events")
         self.config = Config(
             server=Server(state_dir=str(self.state), runtime_dir=str(folder)),
             storage=Storage(path=self.storage),
@@ -98,10 +107,16 @@ class Place:
 
     # what the keeper does
 
+    def keeper(self, board: Scoreboard, link: Link, log: Log) -> Keeper:
+        """A keeper of this place, not under way."""
+        limits.allocate(self.config, in_use=False)
+        file = limits.LimitsFile(limits.limits_path(self.config))
+        return Keeper(self.config, board, self.file, file, link, log)
+
     def reap(self, slot: int = 1) -> None:
         assert self.file.hold_slot(slot), "its process lives"
         try:
-            reap(self.file, slot, self.storage)
+            reap(self.file, slot, self.storage, self.events)
         finally:
             self.file.drop_slot(slot)
 
@@ -205,3 +220,14 @@ def killed_at_every_store(
         assert status == -signal.SIGKILL, status
         yield number
         number += 1
+
+
+@dataclass(frozen=True)
+class Made:
+    """A change made of functions."""
+
+    data: int | None
+    apply: Callable[[Folders], object]
+    fail: Callable[[], None]
+    done: Callable[[Result], None]
+    ticket: Ticket = UNTOLD

@@ -16,6 +16,7 @@ from forkd.config import Accounts as AccountRules
 from forkd.config import Config, Limits, Server
 from forkd.config import Log as LogSettings
 from forkd.errors import Refusal
+from forkd.events.journal import SILENT
 from forkd.limits.file import LimitsFile, Spot, allocate, limits_path
 from forkd.limits.layout import WAYS
 from forkd.limits.table import ADDRESS, USER, LimitTable
@@ -66,6 +67,7 @@ def core_with(place: Place) -> Iterator[Make]:
             store=LocalStore(place.storage),
             ledger=ledger,
             committer=make_committer("none", Pool(), Mailbox()),
+            journal=SILENT,
             namer=Namer(1, 7),
             limits=LimitTable(file, 1, config.limits.ban_window),
             remembered=Remembered(accounts, 60.0),
@@ -83,7 +85,7 @@ def core_with(place: Place) -> Iterator[Make]:
 
 
 def peer(origin: str = ORIGIN) -> Peer:
-    return Peer("s-1", f"{origin}:9", origin, True, lambda: None)
+    return Peer("s-1", f"{origin}:9", origin, True, "native", lambda: None)
 
 
 def attempt(core: Core, password: str = PASSWORD, before: Login | None = None) -> Attempt:

@@ -11,7 +11,6 @@ import pytest
 from corerig import ALICE, Place, killed_at_every_store, place_in
 
 from forkd.errors import Refusal
-from forkd.helpers.keeper import Keeper
 from forkd.link import Link, link_pair
 from forkd.log import log_to
 from forkd.messages import Drain
@@ -36,7 +35,7 @@ def sweep(place: Place, tmp_path: Path) -> Callable[[], None]:
     ours, its = link_pair()
     master = Link(ours)
     log = log_to(os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT), place.config.log)
-    keeper = Keeper(place.config, board, place.file, Link(its), log)
+    keeper = place.keeper(board, Link(its), log)
 
     def once() -> None:
         master.send(Drain(None))

@@ -6,11 +6,10 @@ import errno
 import os
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from corerig import Place, place_in
+from corerig import Made, Place, place_in
 
 from forkd import syscalls
 from forkd.errors import Refusal
@@ -49,16 +48,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     monkeypatch.setattr(syscalls, "start_writeback", recorded("begin", syscalls.start_writeback))
     monkeypatch.setattr(syscalls, "rename", recorded("name in", syscalls.rename, 2))
     return done
-
-
-@dataclass(frozen=True)
-class Made:
-    """A change made of functions."""
-
-    data: int | None
-    apply: Callable[[Folders], object]
-    fail: Callable[[], None]
-    done: Callable[[Result], None]
 
 
 class Loop:

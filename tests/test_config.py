@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkd import config
-from forkd.config import Command, Config
+from forkd.config import Command, Config, Hook
 from forkd.configrules import Flaw
 from forkd.errors import ConfigError
 from forkd.listen import ListenAddress
@@ -38,7 +38,7 @@ def test_the_example_has_every_key() -> None:
     optional = {"register": {"quota", "permissions"}}
     shown = tomllib.loads(text)
     for section, value in msgspec.structs.asdict(Config()).items():
-        if section in ("source", "commands"):
+        if section in ("source", "commands", "hooks"):
             continue
         keys = set(msgspec.structs.asdict(value)) - optional.get(section, set())
         assert set(shown[section]) == keys, section
@@ -46,7 +46,8 @@ def test_the_example_has_every_key() -> None:
 
 def test_what_the_example_only_mentions_is_valid_too() -> None:
     text = re.sub(
-        r"^# (quota = |permissions = |\[commands|exec = |users = |timeout = |max_output = )",
+        r"^# (quota = |permissions = |\[[ch]o|exec = |users = |timeout = |max_output = "
+        r"|events = |concurrency = |give_up = |url = |secret = )",
         r"\1",
         EXAMPLE.read_text(),
         flags=re.MULTILINE,
@@ -55,6 +56,10 @@ def test_what_the_example_only_mentions_is_valid_too() -> None:
     assert read.register.quota == 100 * 1024**2
     assert read.register.permissions == config.PERMISSIONS
     assert read.commands["df"] == Command(exec=("df", "-h"), users=("alice", "bob"))
+    assert read.hooks["scan"] == Hook(exec=("/usr/local/bin/scan",))
+    assert read.hooks["partner"] == Hook(
+        url="https://partner.example/files", secret="a long random text"
+    )
 
 
 def test_values_of_every_kind(tmp_path: Path) -> None:
@@ -203,6 +208,32 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
             "f.toml:3: commands.df.timeout: must be long",
         ),
         ("[commands.'a b']\nexec = ['x']\n", "f.toml:1: commands.a b: a name is 1 to 64"),
+        ("hooks = 1\n", "f.toml:1: hooks: must be tables such as [hooks.scan]"),
+        ("[hooks.a]\n", "f.toml:1: hooks.a: must have either `exec` or `url`"),
+        (
+            "[hooks.a]\nexec = ['x']\nurl = 'http://h/'\n",
+            "f.toml:1: hooks.a: must have either `exec` or `url`",
+        ),
+        ("[hooks.'..']\nexec = ['x']\n", "f.toml:1: hooks...: a name is 1 to 64 letters"),
+        ("[hooks.a]\nexec = ['./x']\n", "f.toml:2: hooks.a.exec: must begin with a bare"),
+        ("[hooks.a]\nurl = 'ftp://h/'\n", "f.toml:2: hooks.a.url: must be such as https://"),
+        ("[hooks.a]\nurl = 'http://h:x/'\n", "f.toml:2: hooks.a.url: must be such as https://"),
+        ("[hooks.a]\nurl = 'http:///p'\n", "f.toml:2: hooks.a.url: must be such as https://"),
+        (
+            "[hooks.a]\nexec = ['x']\nsecret = 's'\n",
+            "f.toml:3: hooks.a.secret: signs what is posted: it needs `url`",
+        ),
+        (
+            "[hooks.a]\nexec = ['x']\nevents = ['moved']\n",
+            "f.toml:3: hooks.a.events: 'moved' is none of published, removed, renamed",
+        ),
+        ("[hooks.a]\nexec = ['x']\nevents = []\n", "f.toml:3: hooks.a.events: must name some of"),
+        ("[hooks.a]\nexec = ['x']\nusers = []\n", "f.toml:3: hooks.a.users: must name somebody"),
+        ("[hooks.a]\nexec = ['x']\ngive_up = 0\n", "f.toml:3: hooks.a.give_up: must be longer"),
+        (
+            "[hooks.a]\nexec = ['x']\nconcurrency = 65\n",
+            "f.toml:3: hooks.a.concurrency: must be a whole number, 1 to 64",
+        ),
         ("[server]\n\nworkers = \n", "f.toml:3: is not TOML: Invalid value (column "),
         ("[server", "f.toml: is not TOML: "),
     ],
@@ -321,7 +352,7 @@ _keys = st.sampled_from(
     [
         f"{section}.{key}"
         for section, value in msgspec.structs.asdict(Config()).items()
-        if section not in ("source", "commands")
+        if section not in ("source", "commands", "hooks")
         for key in msgspec.structs.asdict(value)
     ]
     + ["commands.df.exec", "commands.df.users", "commands.df.timeout", "commands", "server", "nope"]

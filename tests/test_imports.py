@@ -18,13 +18,13 @@ LAYERS = (
     ("config", "syscalls", "scoreboard", "messages", "protocol", "verbs"),
     ("ledger.locks", "ledger.layout", "storage.tree"),
     ("accounts", "storage.localtree", "storage.names", "digest", "ledger.file", "storage.sidecar"),
-    ("storage.store", "quota", "storage.partials", "limits."),
+    ("storage.store", "quota", "storage.partials", "limits.", "events."),
     ("serving.throttle", "serving.remembered"),
     ("serving.transfer",),
     ("serving.session",),
     ("serving.admission",),
     ("doors.",),
-    ("worker", "helpers.exporter", "helpers.keeper", "helpers.runner"),
+    ("worker", "helpers.exporter", "helpers.keeper", "helpers.runner", "helpers.dispatcher"),
     ("master",),
     ("cli", "ctl"),
 )
@@ -37,7 +37,7 @@ WIRE_ENGINES = ("protocol", "verbs")
 IMPURE = {"socket", "os", "time", "logging", "select", "selectors", "io", "threading", "asyncio"}
 
 UNKNOWN_TO_THE_MASTER = (
-    *("doors.", "client.", "helpers.", "serving.", "storage."),
+    *("doors.", "client.", "events.", "helpers.", "serving.", "storage."),
     *("protocol", "verbs", "worker"),
 )
 """It parses no byte from the network, and what it imports all its children carry."""
@@ -52,7 +52,9 @@ HOLDERS = {
     "rich": {"client.", "admin."},
     "setproctitle": {"title"},
     "sqlite3": {"accounts.database", "accounts.sqlite"},
-    "subprocess": {"helpers.command", "helpers.runner"},
+    "subprocess": {
+        *("helpers.command", "helpers.deliver", "helpers.dispatcher", "helpers.runner"),
+    },
 }
 """What is kept behind one door: module -> the only rooms that import it."""
 

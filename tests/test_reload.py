@@ -64,6 +64,13 @@ def test_sizes_are_shown_as_people_write_them() -> None:
     ]
 
 
+def test_a_secret_that_changed_is_not_shown() -> None:
+    text = '[hooks.a]\nurl="http://h/"\nsecret="{}"\n'
+    old, new = parse(text.format("first"), ""), parse(text.format("second"), "")
+    assert summary(old, new) == ["changed: hooks.a.secret changed"]
+    assert summary(parse("", ""), new) == ["changed: hooks.a added"]
+
+
 def test_commands_are_compared_one_by_one() -> None:
     old = parse('[commands.a]\nexec=["x"]\n[commands.b]\nexec=["x"]\n', "")
     new = parse('[commands.b]\nexec=["x"]\ntimeout=5\n', "")

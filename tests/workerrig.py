@@ -159,7 +159,7 @@ class Nest:
 
     def reap(self) -> None:
         assert self.file.hold_slot(1)
-        reap(self.file, 1, str(self.data))
+        reap(self.file, 1, str(self.data), str(self.folder / "events"))
         self.file.drop_slot(1)
 
 

@@ -49,7 +49,7 @@ def is_degraded(body: Body) -> bool:
 
 def status_screen(body: Body, now: float, width: int) -> str:
     """One screen of text, `width` characters wide; `now` in seconds since 1970."""
-    parts = ["\n".join([_headline(body), *_facts(body, width)])]
+    parts = ["\n".join([_headline(body), *_facts(body, now, width)])]
     workers = _dicts(body.get("workers"))
     if workers:
         rows = (_worker(worker, now) for worker in workers)
@@ -77,13 +77,13 @@ def _headline(body: Body) -> str:
     return printable(f"{left:<52}{'  '.join(right)}").rstrip()
 
 
-def _facts(body: Body, width: int) -> Iterator[str]:
-    for name, values in _named_facts(body):
+def _facts(body: Body, now: float, width: int) -> Iterator[str]:
+    for name, values in _named_facts(body, now):
         for i, line in enumerate(flow(values, width - _NAME_WIDTH)):
             yield f"  {'' if i else name:<{_NAME_WIDTH - 2}}{line}"
 
 
-def _named_facts(body: Body) -> Iterator[tuple[str, Iterable[str]]]:
+def _named_facts(body: Body, now: float) -> Iterator[tuple[str, Iterable[str]]]:
     yield "config", _config(body)
     if body.get("changed_on_disk"):
         yield "", ["changed on disk since (forkctl reload to apply)"]
@@ -92,6 +92,7 @@ def _named_facts(body: Body) -> Iterator[tuple[str, Iterable[str]]]:
     yield "helpers", map(_helper, _dicts(body.get("helpers")))
     if metrics := body.get("metrics"):
         yield "metrics", [f"http://{metrics}/metrics"]
+    yield "hooks", _hooks(body.get("hooks"), now)
     workers = _dicts(body.get("workers"))
     sessions = sum(_number(worker, "sessions") for worker in workers)
     transfers = sum(_number(worker, "transfers") for worker in workers)
@@ -126,6 +127,21 @@ def _totals(totals: object) -> list[str]:
         for name, words in _TOTALS
         if isinstance(count := totals.get(name), int)
     ]
+
+
+def _hooks(hooks: object, now: float) -> list[str]:
+    """Empty where there are none."""
+    if not isinstance(hooks, dict):
+        return []
+    facts = [", ".join(map(str, _items(hooks.get("names"))))]
+    facts.append(f"told {_number(hooks, 'told'):,}")
+    if waiting := _number(hooks, "waiting_bytes"):
+        facts.append(f"waiting {format_bytes(waiting)}")
+    if isinstance(oldest := hooks.get("oldest"), (int, float)):
+        facts.append(f"oldest {age(max(0.0, now - oldest))}")
+    if given_up := _number(hooks, "given_up"):
+        facts.append(f"given up {given_up:,}")
+    return facts
 
 
 def _down(post: Body) -> str:

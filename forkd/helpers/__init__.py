@@ -1,1 +1,1 @@
-"""The helper processes: exporter, keeper, runner, and what they are made of."""
+"""The helper processes: exporter, keeper, runner, dispatcher, and what they are made of."""

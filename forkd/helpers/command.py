@@ -1,8 +1,8 @@
-"""A configured command as a process, and how it is ended.
+"""A configured program as a process, and how it is ended.
 
 Rules
-  1. A command gets a clean environment, an empty stdin, no terminal, a session and process group of
-     its own, the folder / and two pipes: nothing else that this process has open.
+  1. A program gets a clean environment, no terminal, a session and process group of its own, the
+     folder / and three descriptors: nothing else that this process has open.
   2. It is ended as a group: TERM first, KILL after GRACE_SECONDS.
   3. It does not outlive the process that watches over its time.
 """
@@ -14,23 +14,36 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
-from forkd.config import SEARCH_PATH, Command
+from forkd.config import SEARCH_PATH
 from forkd.helpers.runclient import RunRequest, RunStatus
 from forkd.syscalls import die_with_parent
 
 GRACE_SECONDS = 2.0
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """A command under way.  `deadline` is on the monotonic clock; `cut` says why it is ended."""
+class Process(Protocol):
+    """What subprocess knows of a child, or whoever else forked it."""
 
-    connection: socket.socket
-    request: RunRequest
-    process: subprocess.Popen[bytes]
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self) -> int:
+        """Reap it; its exit status, or less the number of the signal that ended it."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Watched:
+    """A process under way, the leader of its group.
+
+    `deadline` is on the monotonic clock; `cut` says why it is ended.
+    """
+
+    process: Process
     pidfd: int
     started: float
     deadline: float
@@ -54,6 +67,14 @@ class Run:
             self.signal_group(signal.SIGKILL)
             self.deadline = float("inf")
 
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run(Watched):
+    """A command that a worker asked for."""
+
+    connection: socket.socket
+    request: RunRequest
+
     def status(self, code: int) -> RunStatus:
         """What to answer for a return code of subprocess."""
         if self.cut == "timeout":
@@ -64,19 +85,24 @@ class Run:
 
 
 def spawn(
-    command: Command, user: str, stdout: int, stderr: int
+    arguments: Sequence[str],
+    variables: Mapping[str, str | bytes],
+    *,
+    stdout: int,
+    stderr: int,
+    stdin: int = subprocess.DEVNULL,
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command; answers its process and a pidfd.  For a process with a single thread.
+    """Start a program; answers its process and a pidfd.  For a process with a single thread.
 
     Raises OSError, ValueError or SubprocessError, and then nothing runs.
     """
     process = subprocess.Popen(
-        list(command.exec),
-        stdin=subprocess.DEVNULL,
+        list(arguments),
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         cwd="/",
-        env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "FORKD_USER": user},
+        env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8", **variables},
         close_fds=True,
         start_new_session=True,
         umask=0o077,

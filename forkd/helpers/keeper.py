@@ -16,6 +16,7 @@ import time
 from forkd import messages
 from forkd.config import Config
 from forkd.errors import Refusal
+from forkd.events.files import folder_of, undecided
 from forkd.helpers.reaper import open_staging, reap
 from forkd.helpers.verifier import Verifier
 from forkd.ledger.file import LedgerFile, locked_slots
@@ -44,7 +45,7 @@ def main(seat: ChildSeat) -> int:
     link.send(messages.Ready())
     file = LedgerFile(ledger_path(seat.config))
     if _hold_own_slot(file, link):
-        reap(file, KEEPER_ROW, seat.config.storage.path)
+        reap(file, KEEPER_ROW, seat.config.storage.path, folder_of(seat.config))
         limits = LimitsFile(limits_path(seat.config))
         Keeper(seat.config, seat.board, file, limits, link, log).serve()
     return 0
@@ -73,6 +74,7 @@ class Keeper:
         log: Log,
     ) -> None:
         self._config = config
+        self._events = folder_of(config)
         self._board = board
         self._row = board.rows[KEEPER_ROW]
         self._file = file
@@ -129,7 +131,7 @@ class Keeper:
                 continue
             self._limits.forget_slot(slot)
             try:
-                settled = reap(self._file, slot, self._config.storage.path)
+                settled = reap(self._file, slot, self._config.storage.path, self._events)
                 self._to_reap.discard(slot)
                 if settled:
                     self._log.info("reaped", slot=slot, leases=len(settled))
@@ -184,13 +186,16 @@ class Keeper:
     ) -> bool:
         """Its process is dead, or could not remove it, and there is no lease for it.
 
-        Processes that came after `living` was read are looked up again.
+        Processes that came after `living` was read are looked up again.  As long as the journal of
+        a dead one is not decided, its objects tell what it has done.
         """
         owner = partials.owner_of(ident)
         if owner is None:
             return False
         recent = time.time() - changed < _LEFT_BEHIND_SECONDS
         if recent and (owner in living or owner in self._living()):
+            return False
+        if owner in undecided(self._events):
             return False
         return ident not in self._ledger.leased(account)
 

@@ -29,7 +29,9 @@ from forkd import __version__
 from forkd.errors import CODES
 from forkd.log import Log
 from forkd.scoreboard import (
+    DELIVERIES,
     DIRECTIONS,
+    DISPATCHER_ROW,
     DOORS,
     DURATION_BOUNDS,
     LOGINS,
@@ -52,11 +54,16 @@ _PLAIN_COUNTERS = (
     ("forkd_registrations", "registrations_total", "Accounts made by self-registration."),
     ("forkd_commands", "commands_total", "Configured commands started for users."),
     ("forkd_partials_expired", "partials_expired_total", "Interrupted uploads dropped by age."),
+    ("forkd_events", "events_total", "Changes of files that hooks are to be told of."),
     ("forkd_quota_repairs", "repairs_total", "Accounts whose charge was corrected."),
 )
 _LABELLED_COUNTERS = (
     ("forkd_reloads", "reloads_total", "outcome", ("ok", "failed"), "Reloads by outcome."),
     ("forkd_logins", "logins_total", "outcome", LOGINS, "Log-ins by outcome."),
+    (
+        *("forkd_hook_deliveries", "deliveries_total", "outcome", DELIVERIES),
+        "Events delivered to hooks, tried again, or given up.",
+    ),
     ("forkd_refusals", "refusals_total", "reason", tuple(CODES), "Requests refused, by code."),
 )
 
@@ -147,6 +154,7 @@ class BoardCollector(Collector):
         yield from self._counter_families()
         yield from self._transfer_families()
         yield from self._ban_families()
+        yield from self._hook_families()
         yield from self._quota_families()
 
     def _process_families(self) -> Iterator[Metric]:
@@ -224,6 +232,20 @@ class BoardCollector(Collector):
         counts = (self._board.total(f"{cell}:{i}") for i in range(len(bounds) + 1))
         names = (*map(str, bounds), "+Inf")
         return list(zip(names, map(float, accumulate(counts)), strict=True))
+
+    def _hook_families(self) -> Iterator[Metric]:
+        row = self._board.rows[DISPATCHER_ROW]
+        since = row.get("undelivered_since_ms") / 1000
+        yield GaugeMetricFamily(
+            "forkd_hook_backlog_bytes",
+            "Size of the events that hooks have not been told yet, over all hooks.",
+            row.get("undelivered_bytes"),
+        )
+        yield GaugeMetricFamily(
+            "forkd_hook_oldest_event_age_seconds",
+            "Age of the oldest event that a hook has not been told yet; 0 for none.",
+            max(0.0, time.time() - since) if since else 0.0,
+        )
 
     def _quota_families(self) -> Iterator[Metric]:
         used = GaugeMetricFamily(

@@ -1,24 +1,30 @@
-"""Returning what a dead process had reserved: the disk's side of quota.reap_slot."""
+"""Returning what a dead process had reserved: the disk's side of quota.reap_slot.
+
+What it was about to tell hooks is decided first, by the very objects that reaping removes.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 
+from forkd.events.recovery import recover
 from forkd.ledger.file import LedgerFile
 from forkd.quota import reap_slot
-from forkd.storage import partials
+from forkd.storage import partials, sidecar
 from forkd.storage.store import STAGING
 
 _TRIES = 500
 _PAUSE = 0.01
 
 
-def reap(file: LedgerFile, slot: int, storage: str) -> list[int]:
+def reap(file: LedgerFile, slot: int, storage: str, events: str) -> list[int]:
     """Reap a slot that the caller holds; the accounts that were settled.
 
     A resumable partial stays and keeps its bytes; everything else of the process is removed.
+    `events` is the folder of the journals.  Raises OSError where they cannot be decided.
     """
+    recover(events, slot, storage, sidecar.boot_id())
     return reap_slot(file, slot, lambda *lease: _end(storage, *lease))
 
 

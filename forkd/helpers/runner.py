@@ -201,7 +201,9 @@ class Runner:
         if len(self._runs) >= MAX_RUNS:
             raise Refusal("busy", f"{MAX_RUNS} commands are running; try again")
         try:
-            process, pidfd = spawn(command, request.user, fds[0], fds[1])
+            process, pidfd = spawn(
+                command.exec, {"FORKD_USER": request.user}, stdout=fds[0], stderr=fds[1]
+            )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._log.error(
                 "a command cannot be started",
@@ -213,7 +215,14 @@ class Runner:
             message = f"the command {request.command!r} cannot be started; ask the administrator"
             raise Refusal("command-failed", message) from None
         now = time.monotonic()
-        run = Run(connection, request, process, pidfd, now, now + command.timeout)
+        run = Run(
+            process=process,
+            pidfd=pidfd,
+            started=now,
+            deadline=now + command.timeout,
+            connection=connection,
+            request=request,
+        )
         del self._waiting[connection]
         self._runs.add(run)
         self._selector.modify(connection, selectors.EVENT_READ, partial(self._hear_worker, run))

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from forkd.accounts import Account, is_name
 from forkd.config import Config
 from forkd.errors import Refusal
+from forkd.events.records import Origin
+from forkd.events.teller import Teller
 from forkd.limits import policy
 from forkd.limits.table import ADDRESS, DOWN, UP, USER, LimitTable, Seat
 from forkd.serving.core import Core, Peer
@@ -204,7 +206,9 @@ class Attempt:
     def _open(self, account: Account) -> None:
         core = self.core
         tree = core.store.open_tree(account.id, account.home)
-        self._files = ChargedTree(tree, core.ledger, account.id, core.namer)
+        origin = Origin(account.id, account.name, account.home, self.peer.session, self.peer.door)
+        teller = Teller(core.journal, origin)
+        self._files = ChargedTree(tree, core.ledger, account.id, core.namer, teller)
 
     def _enter(self, account: Account, how: str) -> Login:
         """`account` was looked up in this very step: what is changed later is told to this session.

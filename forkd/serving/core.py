@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from forkd.accounts import Accounts
 from forkd.config import Config
+from forkd.events.journal import Journal
 from forkd.limits.table import LimitTable
 from forkd.log import Log
 from forkd.quota import Ledger
@@ -28,6 +29,7 @@ class Core:
     store: Store
     ledger: Ledger
     committer: Committer
+    journal: Journal
     namer: Namer
     limits: LimitTable
     remembered: Remembered
@@ -50,5 +52,6 @@ class Peer:
     origin: str
     """What it counts as where addresses are limited."""
     trusted_path: bool
+    door: str
     wake: Callable[[], None]
     """Have the session stepped soon; on the loop's thread."""

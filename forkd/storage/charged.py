@@ -6,17 +6,24 @@ The order of steps is what makes a kill harmless; see quota.py for the theory:
 
 What is charged and staged is given back by one party only: the process in whose slot it has a
 lease, else whoever holds a partial's lock, else the keeper (for objects of dead processes).
+
+Changes that hooks are to be told of have a ticket of the journal (events/journal.py).  Who makes
+them in a round has the ticket made before (`publishing`, `removing` ...) and hands it to the round;
+nothing that the journal's recovery goes by is let go of before the change is told.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from forkd.errors import Refusal, from_oserror
+from forkd.events.journal import UNTOLD, Ticket
+from forkd.events.teller import NOBODY, Teller
 from forkd.quota import Lease, Ledger, Usage
 from forkd.storage import partials, sidecar
 from forkd.storage.names import to_bytes
@@ -26,21 +33,36 @@ from forkd.storage.tree import Parts, Tree
 
 
 class Incoming(Struct, frozen=True, gc=False):
-    """An upload with its reservation.  `size` is the declared size in bytes."""
+    """An upload with its reservation.  `size` is the declared size in bytes.
+
+    `own` is the name in staging under which it is exchanged: one of this process.
+    """
 
     staged: Staged
     lease: Lease
     size: int
+    own: bytes
+
+
+class Removal(Struct, frozen=True):
+    """A file to be removed, and its name in staging on the way."""
+
+    parts: Parts
+    ident: bytes
+    ticket: Ticket
 
 
 class ChargedTree:
     """One account's files for one session.  Every method raises Refusal."""
 
-    def __init__(self, tree: Tree, ledger: Ledger, account: int, namer: Namer) -> None:
+    def __init__(
+        self, tree: Tree, ledger: Ledger, account: int, namer: Namer, teller: Teller = NOBODY
+    ) -> None:
         self.tree = tree
         self.account = account
         self._ledger = ledger
         self._namer = namer
+        self._teller = teller
 
     def close(self) -> None:
         self.tree.close()
@@ -77,7 +99,7 @@ class ChargedTree:
         except OSError as error:
             self._ledger.settle(lease, 0)
             return from_oserror(error, path)
-        return Incoming(staged, lease, lease.total)
+        return Incoming(staged, lease, lease.total, ident)
 
     def begin_stream(self, source: Source, parts: Parts, restart: bool) -> Incoming:
         """A resumable upload, gone on with where something fitting is held."""
@@ -124,7 +146,7 @@ class ChargedTree:
                     self._drop_quietly(staged.ident)
                 staged.close()
             raise
-        incoming = Incoming(staged, lease, source.size)
+        incoming = Incoming(staged, lease, source.size, self._namer.upload())
         try:
             partials.cut(staged, source)
         except OSError as error:
@@ -163,42 +185,79 @@ class ChargedTree:
         """The upload ends without a name and nothing of it is kept."""
         self.abandon(replace(incoming, staged=replace(incoming.staged, resumable=False)))
 
-    def publish(self, incoming: Incoming, folder: int, name: bytes, may_replace: bool) -> bool:
+    def publishing(self, incoming: Incoming, parts: Parts, digest: str | None) -> Ticket:
+        """The ticket of an upload that is to be published."""
+        staged = incoming.staged
+        return self._teller.publishing(
+            parts, staged.fd, (staged.ident, incoming.own), incoming.size, digest
+        )
+
+    def publish(
+        self,
+        incoming: Incoming,
+        folder: int,
+        name: bytes,
+        may_replace: bool,
+        ticket: Ticket = UNTOLD,
+    ) -> bool:
         """Give a complete upload its name; True where a file was replaced.  Closes it.
 
         Where the name is taken and must not be, a partial stays as it is and may be resumed.
         """
         staged = incoming.staged
+        kept: Callable[[], None] | None = None
         try:
             with self._ledger.moving(self.account):
-                self._ledger.drop(incoming.lease)
+                kept = self._let_go(incoming, ticket)
                 try:
                     self.tree.put_in(staged.ident, folder, name, replace=False)
                 except Refusal as refusal:
                     if refusal.code != "exists" or not may_replace:
                         raise
+                    replaced = None
                 else:
+                    replaced = False
+                    ticket.done(incoming.size, kept)
                     if staged.resumable:
                         self._drop_sidecar(staged.ident)
-                    return False
-            return self._replace(incoming, folder, name)
+            if replaced is None:
+                replaced = self._replace(incoming, folder, name, ticket, kept)
+            return replaced
         except Refusal:
+            if kept is not None:
+                kept()
             if not staged.resumable:
                 self._give_back(staged.ident, incoming.size)
             raise
         finally:
             staged.close()
 
-    def _replace(self, incoming: Incoming, folder: int, name: bytes) -> bool:
+    def _let_go(self, incoming: Incoming, ticket: Ticket) -> Callable[[], None] | None:
+        """End an upload's lease; of a partial that is told when the answer is called.
+
+        Until then a lease of nothing keeps it, should we die, from whoever would resume it.
+        """
+        if ticket is UNTOLD or not incoming.staged.resumable:
+            self._ledger.drop(incoming.lease)
+            return None
+        return partial(self._ledger.drop, self._ledger.cover(incoming.lease, 0))
+
+    def _replace(
+        self,
+        incoming: Incoming,
+        folder: int,
+        name: bytes,
+        ticket: Ticket,
+        kept: Callable[[], None] | None,
+    ) -> bool:
         """From the exchange on, the old file is what is staged under the upload's name.
 
         A partial's name can be had by others, so a name of this process takes its place before.
         """
-        ident = incoming.staged.ident
+        ident = incoming.own
         if incoming.staged.resumable:
-            partial, ident = ident, self._namer.upload()
             try:
-                partials.make_own(self.tree.staging_fd, partial, ident)
+                partials.make_own(self.tree.staging_fd, incoming.staged.ident, ident)
             except OSError as error:
                 raise from_oserror(error, "") from error
         try:
@@ -208,6 +267,7 @@ class ChargedTree:
             if incoming.staged.resumable:
                 self._give_back(ident, incoming.size)
             raise
+        ticket.done(incoming.size, kept)
         if old is not None:
             self._give_back(ident, old)
         return old is not None
@@ -247,9 +307,20 @@ class ChargedTree:
             return False
         return True
 
-    def remove_file(self, parts: Parts) -> None:
-        """Unlink a file and give its bytes back."""
+    def removing(self, parts: Parts) -> Removal:
+        """A file that is to be removed, with its ticket."""
         ident = self._namer.removal()
+        return Removal(parts, ident, self._teller.removing(parts, ident))
+
+    def remove_file(self, parts: Parts) -> None:
+        """`remove` a file on its own."""
+        removal = self.removing(parts)
+        with self._teller.telling([removal.ticket]):
+            self.remove(removal)
+
+    def remove(self, removal: Removal) -> None:
+        """Unlink a file and give its bytes back, once that is told."""
+        parts, ident = removal.parts, removal.ident
         with self._ledger.moving(self.account):
             lease = self._ledger.claim(self.account, ident, 0)
             try:
@@ -258,13 +329,27 @@ class ChargedTree:
                 self._ledger.drop(lease)
                 raise
             lease = self._ledger.cover(lease, size)
-        self._unlink(lease, ident)
+        removal.ticket.done(size, partial(self._unlink, lease, ident))
 
-    def move(self, parts: Parts, to: Parts, may_replace: bool) -> bool:
+    def removing_folder(self, parts: Parts) -> Ticket:
+        """The ticket of a folder that is to be removed."""
+        return self._teller.removing_folder(parts)
+
+    def remove_folder(self, parts: Parts, ticket: Ticket = UNTOLD) -> None:
+        """Remove an empty folder."""
+        self.tree.remove_folder(parts)
+        ticket.done()
+
+    def moving(self, parts: Parts, to: Parts) -> Ticket:
+        """The ticket of what is to be renamed."""
+        return self._teller.moving(self.tree, parts, to)
+
+    def move(self, parts: Parts, to: Parts, may_replace: bool, ticket: Ticket = UNTOLD) -> bool:
         """Rename a file or folder; True where a file was replaced."""
         ident = self._namer.removal()
         with self._ledger.moving(self.account):
             old = self.tree.move(parts, to, may_replace, ident)
+        ticket.done()
         if old is not None:
             self._give_back(ident, old)
         return old is not None
@@ -276,19 +361,21 @@ class ChargedTree:
         while stack:
             folder, emptied = stack.pop()
             if emptied:
-                self.tree.remove_folder(folder)
+                ticket = self.removing_folder(folder)
+                with self._teller.telling([ticket]):
+                    self.remove_folder(folder, ticket)
                 folders += 1
                 yield files, folders
                 continue
             stack.append((folder, True))
             for entries in self.tree.list(folder):
-                for entry in entries:
-                    below = (*folder, to_bytes(entry.name))
-                    if entry.type == "folder":
-                        stack.append((below, False))
-                        continue
-                    self.remove_file(below)
-                    files += 1
+                below = [(entry.type, (*folder, to_bytes(entry.name))) for entry in entries]
+                stack += [(path, False) for kind, path in below if kind == "folder"]
+                removals = [self.removing(path) for kind, path in below if kind != "folder"]
+                with self._teller.telling([removal.ticket for removal in removals]):
+                    for removal in removals:
+                        self.remove(removal)
+                files += len(removals)
                 yield files, folders
 
 

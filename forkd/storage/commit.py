@@ -3,12 +3,15 @@
 A round takes the changes that wait and
   1. starts the write-back of all their data,
   2. flushes each file (after the first, the others' journal entries are on disk already),
-  3. applies each change, which gives files their names,
-  4. flushes each folder that was touched, once, and those above it that this process has not
+  3. writes what it is about to change into the journal of events, flushed once (journal.py),
+  4. applies each change, which gives files their names,
+  5. flushes each folder that was touched, once, and those above it that this process has not
      flushed yet: another may have made them and died,
-  5. tells each change's owner, on the loop's thread.
+  6. writes into the journal what was changed,
+  7. tells each change's owner, on the loop's thread.
 One round is under way at a time; what comes meanwhile makes up the next.  With durability "full" a
-round has one change; with "none" changes are applied at once and nothing is flushed.
+round has one change; with "none" changes are applied at once and nothing is flushed.  Without hooks
+there is no journal.
 
 A change that fails fails alone: whatever is raised becomes its result.
 
@@ -27,6 +30,7 @@ from typing import Literal, Protocol
 
 from forkd import syscalls
 from forkd.errors import Refusal, from_oserror
+from forkd.events.journal import SILENT, Journal, Ticket
 from forkd.serving.pool import Mailbox, Pool
 from forkd.storage.tree import Parts, Tree
 
@@ -131,11 +135,15 @@ class Change(Protocol):
     def data(self) -> int | None:
         """A file to flush first."""
 
+    @property
+    def ticket(self) -> Ticket:
+        """What tells of it, if `apply` says that it was made."""
+
     def apply(self, folders: Folders, /) -> object:
         """Make the change; what it touches is got from `folders`."""
 
     def fail(self) -> None:
-        """Called instead of `apply` when the data could not be flushed."""
+        """Called instead of `apply` when data or intent could not be flushed."""
 
     def done(self, result: Result, /) -> None:
         """Take the result, on the loop's thread."""
@@ -157,11 +165,14 @@ class Committer(Protocol):
 
 
 def make_committer(
-    durability: Literal["full", "group", "none"], pool: Pool, mailbox: Mailbox
+    durability: Literal["full", "group", "none"],
+    pool: Pool,
+    mailbox: Mailbox,
+    journal: Journal = SILENT,
 ) -> Committer:
     if durability == "none":
-        return ImmediateCommitter()
-    return DurableCommitter(pool, mailbox, ROUND_MAX if durability == "group" else 1)
+        return ImmediateCommitter(journal)
+    return DurableCommitter(pool, mailbox, journal, ROUND_MAX if durability == "group" else 1)
 
 
 class ImmediateCommitter:
@@ -170,12 +181,20 @@ class ImmediateCommitter:
     idle = True
     crowded = False
 
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
     def submit(self, changes: Sequence[Change]) -> None:
         folders = Folders()
         try:
-            results = [_applied(change, folders) for change in changes]
+            failures = _announce(changes, [None] * len(changes), self._journal)
+            results = [
+                _applied(change, folders) if failure is None else failure
+                for change, failure in zip(changes, failures, strict=True)
+            ]
         finally:
             folders.close()
+            self._journal.settle([change.ticket for change in changes])
         for change, result in zip(changes, results, strict=True):
             change.done(result)
 
@@ -183,9 +202,10 @@ class ImmediateCommitter:
 class DurableCommitter:
     """Rounds on a pool thread."""
 
-    def __init__(self, pool: Pool, mailbox: Mailbox, most: int) -> None:
+    def __init__(self, pool: Pool, mailbox: Mailbox, journal: Journal, most: int) -> None:
         self._pool = pool
         self._mailbox = mailbox
+        self._journal = journal
         self._most = most
         self._waiting: deque[Change] = deque()
         self._running = False
@@ -213,7 +233,7 @@ class DurableCommitter:
     def _round(self, batch: list[Change]) -> None:
         results: list[Result]
         try:
-            results = run_round(batch, self._known)
+            results = run_round(batch, self._journal, self._known)
         except Exception as error:
             results = [error] * len(batch)
         self._mailbox.post(lambda: self._finish(batch, results))
@@ -226,14 +246,15 @@ class DurableCommitter:
             change.done(result)
 
 
-def run_round(batch: list[Change], known: Known) -> list[Result]:
+def run_round(batch: list[Change], journal: Journal, known: Known) -> list[Result]:
     """See the module."""
     begun = [_begin(change) for change in batch]
     folders = Folders(known)
     results: list[Result] = []
     needed: list[set[int]] = []
     try:
-        failures = [_flush(change, told) for change, told in zip(batch, begun, strict=True)]
+        flushed = [_flush(change, told) for change, told in zip(batch, begun, strict=True)]
+        failures = _announce(batch, flushed, journal)
         for change, failure in zip(batch, failures, strict=True):
             folders.touched = set()
             results.append(_applied(change, folders) if failure is None else failure)
@@ -241,8 +262,9 @@ def run_round(batch: list[Change], known: Known) -> list[Result]:
         broken = folders.flush()
     finally:
         folders.close()
-    for number, flushed in enumerate(needed):
-        errors = [broken[fd] for fd in flushed if fd in broken]
+        journal.settle([change.ticket for change in batch])
+    for number, flushes in enumerate(needed):
+        errors = [broken[fd] for fd in flushes if fd in broken]
         if errors and not isinstance(results[number], BaseException):
             results[number] = _unproven(errors[0])
     return results
@@ -271,11 +293,7 @@ def _flush(change: Change, told: OSError | None) -> Exception | None:
             raise told
         os.fdatasync(change.data)
     except OSError as error:
-        try:
-            change.fail()
-        except Exception as worse:
-            return worse
-        return from_oserror(error, "")
+        return _failed(change, error)
     return None
 
 
@@ -288,6 +306,30 @@ def _unproven(error: OSError) -> Refusal:
         f"({errno.errorcode.get(error.errno or 0, 'unknown error')}); it may be undone by a crash, "
         "so repeat it",
     )
+
+
+def _failed(change: Change, error: OSError) -> Exception:
+    try:
+        change.fail()
+    except Exception as worse:
+        return worse
+    return from_oserror(error, "")
+
+
+def _announce(
+    batch: Sequence[Change], failures: list[Exception | None], journal: Journal
+) -> list[Exception | None]:
+    """Have the journal know of the changes that have not failed; what cannot be told fails."""
+    ready = [change for change, failure in zip(batch, failures, strict=True) if failure is None]
+    try:
+        journal.begin([change.ticket for change in ready])
+    except OSError as error:
+        broken = error
+    else:
+        return failures
+    return [
+        failure or _failed(change, broken) for change, failure in zip(batch, failures, strict=True)
+    ]
 
 
 def _applied(change: Change, folders: Folders) -> Result:

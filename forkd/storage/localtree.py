@@ -71,9 +71,12 @@ class LocalTree:
         return _entry(to_text(parts[-1]) if parts else "", status)
 
     def stat_here(self, parts: Parts) -> Entry:
+        return self.identify(parts)[1]
+
+    def identify(self, parts: Parts) -> tuple[int, Entry]:
         with _told(parts), self._parent(parts) as folder:
             status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-        return _entry(to_text(parts[-1]), status)
+        return status.st_ino, _entry(to_text(parts[-1]), status)
 
     def list(self, parts: Parts) -> Iterator[list[Entry]]:
         with _told(parts):

@@ -38,6 +38,9 @@ class Tree(Protocol):
     def stat_here(self, parts: Parts) -> Entry:
         """Like `stat`, of a symbolic link itself."""
 
+    def identify(self, parts: Parts) -> tuple[int, Entry]:
+        """Like `stat_here`, with the inode's number."""
+
     def list(self, parts: Parts) -> Iterator[list[Entry]]:
         """The entries of a folder, in slices."""
 

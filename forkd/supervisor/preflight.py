@@ -75,13 +75,12 @@ def certificate(config: Config) -> Iterator[Flaw]:
 
 def warnings(config: Config) -> Iterator[Flaw]:
     """What will not work, or could not be looked at."""
-    for name, command in config.commands.items():
-        program = command.exec[0]
+    programs = {f"commands.{name}.exec": command.exec for name, command in config.commands.items()}
+    programs |= {f"hooks.{name}.exec": hook.exec for name, hook in config.hooks.items()}
+    for key, (program, *_) in ((key, exec) for key, exec in programs.items() if exec):
         if not shutil.which(program, path=SEARCH_PATH):
             place = "" if os.path.isabs(program) else f" in {SEARCH_PATH}"
-            yield Flaw(
-                f"commands.{name}.exec", f"there is no program {program!r} to be executed{place}"
-            )
+            yield Flaw(key, f"there is no program {program!r} to be executed{place}")
     if config.tls.mode == "files":
         for key, path in (("tls.cert", config.tls.cert), ("tls.key", config.tls.key)):
             if not os.access(path, os.R_OK):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 
+from forkd import folders
 from forkd.accounts import open_accounts
 from forkd.config import Config
 from forkd.errors import StartError
+from forkd.events.files import folder_of
 from forkd.ledger import file as ledgerfile
 from forkd.limits import file as limitsfile
 from forkd.quota import ledger_path
@@ -32,6 +34,7 @@ def prepare(config: Config) -> None:
         store.prepare(config)
     except OSError as error:
         raise StartError(f"storage.path {config.storage.path}: {error.strerror}") from None
+    folders.make(folder_of(config), 0o700)
     open_accounts(config)
 
 

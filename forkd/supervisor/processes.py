@@ -34,6 +34,7 @@ ROOMS = {
     "exporter": "forkd.helpers.exporter",
     "keeper": "forkd.helpers.keeper",
     "runner": "forkd.helpers.runner",
+    "dispatcher": "forkd.helpers.dispatcher",
 }
 """The module that is a child's life, by its role.  The child imports it: the master stays small."""
 

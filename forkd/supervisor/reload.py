@@ -40,8 +40,8 @@ def differences(old: Config, new: Config) -> Iterator[tuple[str, str]]:
     """(key, "old -> new") of every key that differs."""
     for section in Config.__struct_fields__:
         before, after = getattr(old, section), getattr(new, section)
-        if section == "commands":
-            yield from _commands(before, after)
+        if section in ("commands", "hooks"):
+            yield from _tables(section, before, after)
         elif section != "source":
             yield from _keys(section, before, after)
 
@@ -60,7 +60,11 @@ def summary(old: Config, new: Config) -> list[str]:
 
 def spec_of(config: Config) -> Spec:
     """Whom the configuration wants to run."""
-    helpers = {"runner": bool(config.commands), "exporter": bool(config.metrics.listen)}
+    helpers = {
+        "runner": bool(config.commands),
+        "exporter": bool(config.metrics.listen),
+        "dispatcher": bool(config.hooks),
+    }
     return Spec(
         worker_count(config.server.workers),
         tuple(role for role, wanted in helpers.items() if wanted),
@@ -78,17 +82,20 @@ def _keys(section: str, before: Any, after: Any) -> Iterator[tuple[str, str]]:
     for name in before.__struct_fields__:
         was, now = getattr(before, name), getattr(after, name)
         if was != now:
-            yield f"{section}.{name}", f"{_show(was)} -> {_show(now)}"
+            secret = name == "secret"
+            yield f"{section}.{name}", "changed" if secret else f"{_show(was)} -> {_show(now)}"
 
 
-def _commands(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _tables(
+    section: str, before: dict[str, Any], after: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
-            yield f"commands.{name}", "removed"
+            yield f"{section}.{name}", "removed"
         elif name not in before:
-            yield f"commands.{name}", "added"
+            yield f"{section}.{name}", "added"
         else:
-            yield from _keys(f"commands.{name}", before[name], after[name])
+            yield from _keys(f"{section}.{name}", before[name], after[name])
 
 
 def _show(value: Any) -> str:

@@ -19,7 +19,10 @@ class MemberState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a configuration asks for.  `helpers` is of exporter, runner; the keeper is always."""
+    """What a configuration asks for.
+
+    `helpers` is of exporter, runner, dispatcher; the keeper is always.
+    """
 
     workers: int
     helpers: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 
 import forkd
 from forkd.config import Config
-from forkd.scoreboard import DIRECTIONS, DOORS, Scoreboard
+from forkd.scoreboard import DIRECTIONS, DISPATCHER_ROW, DOORS, Scoreboard
 from forkd.seat import BoundListener
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.listeners import address_of
@@ -95,6 +95,21 @@ def status_body(
             "took": last_reload.took,
         },
         "metrics": config.metrics.listen,
+        "hooks": _hooks(config, board),
+    }
+
+
+def _hooks(config: Config, board: Scoreboard) -> dict[str, Any] | None:
+    """What hooks have not been told yet; None where there are none.  `oldest` as time.time()."""
+    if not config.hooks:
+        return None
+    row = board.rows[DISPATCHER_ROW]
+    return {
+        "names": sorted(config.hooks),
+        "waiting_bytes": row.get("undelivered_bytes"),
+        "oldest": row.get("undelivered_since_ms") / 1000 or None,
+        "told": board.total("deliveries_total:ok"),
+        "given_up": board.total("deliveries_total:given-up"),
     }
 
 

@@ -9,6 +9,7 @@ from forkd import protocol
 from forkd.doors.native.context import Context, Slot
 from forkd.doors.native.wire import error_frame
 from forkd.errors import Refusal
+from forkd.events.journal import UNTOLD, Ticket
 from forkd.protocol import Type
 from forkd.storage.commit import Folders, Result
 
@@ -21,6 +22,7 @@ class Answered(Slot, ABC):
 
     __slots__ = ("_context", "_ident")
     data: int | None = None
+    ticket: Ticket = UNTOLD
 
     def __init__(self, context: Context, ident: int) -> None:
         super().__init__()
@@ -62,11 +64,14 @@ class Answered(Slot, ABC):
 class Reshaping(Answered):
     """A change of names: `work` makes it, and its answer is what that came to."""
 
-    __slots__ = ("_work",)
+    __slots__ = ("_work", "ticket")
 
-    def __init__(self, context: Context, ident: int, work: Callable[[Folders], object]) -> None:
+    def __init__(
+        self, context: Context, ident: int, work: Callable[[Folders], object], ticket: Ticket
+    ) -> None:
         super().__init__(context, ident)
         self._work = work
+        self.ticket = ticket
 
     def apply(self, folders: Folders) -> object:
         return self._work(folders)

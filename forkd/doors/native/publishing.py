@@ -36,7 +36,7 @@ class _Stored(Struct, frozen=True, gc=False):
 class Publication(Answered):
     """Makes an upload durable and gives it its name."""
 
-    __slots__ = ("_incoming", "_login", "_upload", "data")
+    __slots__ = ("_incoming", "_login", "_upload", "data", "ticket")
 
     def __init__(self, context: Context, login: Login, upload: Upload, incoming: Incoming) -> None:
         super().__init__(context, upload.ident)
@@ -44,6 +44,7 @@ class Publication(Answered):
         self._upload = upload
         self._incoming = incoming
         self.data = incoming.staged.fd
+        self.ticket = login.files.publishing(incoming, upload.parts, upload.digest)
 
     def apply(self, folders: Folders) -> object:
         put, parts, files = self._upload.put, self._upload.parts, self._login.files
@@ -54,7 +55,7 @@ class Publication(Answered):
             files.abandon(self._incoming)
             raise
         may_replace = put.replace and "replace" in permissions
-        return files.publish(self._incoming, folder, parts[-1], may_replace)
+        return files.publish(self._incoming, folder, parts[-1], may_replace, self.ticket)
 
     def fail(self) -> None:
         self._login.files.discard(self._incoming)

@@ -9,6 +9,7 @@ from forkd.doors.native.changes import Reshaping, submit
 from forkd.doors.native.context import Context, Login, Task
 from forkd.doors.native.running import Running
 from forkd.doors.native.upload import StreamUpload
+from forkd.events.journal import UNTOLD, Ticket
 from forkd.storage.commit import Folders
 from forkd.storage.names import parse_file_path, parse_path
 from forkd.storage.tree import Parts
@@ -79,10 +80,12 @@ def _move(context: Context, login: Login, ident: int, request: Move) -> None:
         login.demand("replace")
     parts, to = parse_file_path(request.path), parse_file_path(request.to)
 
-    def move() -> object:
-        return {"replaced": login.files.move(parts, to, request.replace)}
+    ticket = login.files.moving(parts, to)
 
-    _reshape(context, login, ident, [parts[:-1], to[:-1]], move)
+    def move() -> object:
+        return {"replaced": login.files.move(parts, to, request.replace, ticket)}
+
+    _reshape(context, login, ident, [parts[:-1], to[:-1]], move, ticket)
 
 
 def _remove(context: Context, login: Login, ident: int, request: Remove) -> Task | None:
@@ -97,19 +100,32 @@ def _remove(context: Context, login: Login, ident: int, request: Remove) -> Task
 
         return answers.Removal(context, ident, files, parts, removed)
 
-    def remove() -> object:
-        if is_folder:
-            files.tree.remove_folder(parts)
-        else:
-            files.remove_file(parts)
-        return {"files": int(not is_folder), "folders": int(is_folder)}
+    if is_folder:
+        ticket = files.removing_folder(parts)
 
-    _reshape(context, login, ident, [parts[:-1]], remove)
+        def remove_folder() -> object:
+            files.remove_folder(parts, ticket)
+            return {"files": 0, "folders": 1}
+
+        _reshape(context, login, ident, [parts[:-1]], remove_folder, ticket)
+        return None
+    removal = files.removing(parts)
+
+    def remove() -> object:
+        files.remove(removal)
+        return {"files": 1, "folders": 0}
+
+    _reshape(context, login, ident, [parts[:-1]], remove, removal.ticket)
     return None
 
 
 def _reshape(
-    context: Context, login: Login, ident: int, touched: list[Parts], work: Callable[[], object]
+    context: Context,
+    login: Login,
+    ident: int,
+    touched: list[Parts],
+    work: Callable[[], object],
+    ticket: Ticket = UNTOLD,
 ) -> None:
     """Have a change of names made durable before it is answered."""
 
@@ -119,4 +135,4 @@ def _reshape(
             folders.get(login.files.tree, parts)
         return result
 
-    submit(context, [Reshaping(context, ident, apply)])
+    submit(context, [Reshaping(context, ident, apply, ticket)])
