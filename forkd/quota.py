@@ -5,6 +5,9 @@ Theory
            + for every lease, what its total exceeds the staged object's size on disk
 
   reserve  raises the charge before a byte is accepted, and leaves a lease that says for what;
+  grow     raises charge and lease together, as far as the limit allows: an upload of unknown
+           length takes its bytes piece by piece, each before it is accepted;
+  trim     lowers both to what the object will be, before it is dropped;
   claim    leases what is charged already, for the one who is going to remove it;
   drop     ends a lease whose object is on disk with its full size: the charge stays;
   settle   ends a lease: the staged object keeps `kept` bytes, the rest goes back;
@@ -87,6 +90,15 @@ class Ledger(Protocol):
 
         All of them or none: raises Refusal as `reserve` does.
         """
+
+    def grow(self, lease: Lease, more: int) -> Lease:
+        """The lease with up to `more` bytes added: what is left, where that is less.
+
+        Raises Refusal: quota where not one byte is left, busy.
+        """
+
+    def trim(self, lease: Lease, total: int) -> Lease:
+        """The object will be of `total` bytes: the rest goes back.  Raises Refusal (busy)."""
 
     def claim(self, account: int, ident: bytes, total: int) -> Lease:
         """Lease `total` bytes that are charged already.  Raises Refusal (busy)."""
@@ -175,6 +187,35 @@ class MappedLedger:
         except TimeoutError:
             raise _standing() from None
         return leases
+
+    def grow(self, lease: Lease, more: int) -> Lease:
+        def raised(charged: int, limit: int, flags: int) -> int:
+            _check_room(charged, limit, flags, 1)
+            return min(more, (_CHARGE_MAX if limit < 0 else limit) - charged)
+
+        return self._resize(lease, raised)
+
+    def trim(self, lease: Lease, total: int) -> Lease:
+        if total >= lease.total:
+            return lease
+        return self._resize(lease, lambda charged, *_: max(total - lease.total, -charged))
+
+    def _resize(self, lease: Lease, change: Callable[[int, int, int], int]) -> Lease:
+        """Add what `change` makes of (charged, limit or -1, flags) to charge and lease."""
+        file, slot, account = self.file, self._slot, lease.account
+        if self._owed:
+            self.settle_owed()
+        try:
+            with file.locked(account):
+                charged, limit, ops, flags = file.read_account(account)
+                by = change(charged, limit, flags)
+                file.set_busy(slot, account)
+                file.cover_lease(slot, lease.index, lease.total + by)
+                file.write_charge(account, charged + by, ops + 1)
+                file.set_busy(slot, 0)
+        except TimeoutError:
+            raise _standing() from None
+        return Lease(lease.index, account, lease.total + by)
 
     def claim(self, account: int, ident: bytes, total: int) -> Lease:
         try:

@@ -24,6 +24,8 @@ from forkd.serving.transport import READABLE, WRITABLE, Transport, broken, wait_
 from forkd.storage.partials import Staged
 from forkd.storage.sidecar import append
 
+SMALL = 64 * 1024
+"""Content up to this many bytes is moved on the loop's thread."""
 STEP_BYTES = 64 * 1024 * 1024
 STEP_SECONDS = 1.0
 PATIENCE = 0.05
@@ -134,9 +136,16 @@ class Receiver:
             self.flow.spend(self.consumed - before)
 
     def _pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
+        return _paced(transport, limit, kit, lambda most: self.advance(transport, most, kit))
+
+    def advance(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        """Move what is there, without waiting: bytes, 0 at the peer's end, None for nothing.
+
+        Raises Refusal, ConnectionError.
+        """
         if transport.kernel and self.staged.digest is None:
-            return _paced(transport, limit, kit, lambda most: self._splice(transport, most, kit))
-        return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))
+            return self._splice(transport, most, kit)
+        return self._copy(transport, most, kit)
 
     def _splice(self, transport: Transport, most: int, kit: Kit) -> int | None:
         reader, writer = kit.pipe()
@@ -237,9 +246,16 @@ class Sender:
             self.flow.spend(before - self.remaining)
 
     def _pump(self, transport: Transport, limit: int, kit: Kit) -> Step:
+        return _paced(transport, limit, kit, lambda most: self.advance(transport, most, kit))
+
+    def advance(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        """Move what the socket takes, without waiting: bytes, or None for nothing.
+
+        Raises like `pump`.
+        """
         if transport.kernel and self.digest is None:
-            return _paced(transport, limit, kit, lambda most: self._sendfile(transport, most))
-        return _paced(transport, limit, kit, lambda most: self._copy(transport, most, kit))
+            return self._sendfile(transport, most)
+        return self._copy(transport, most, kit)
 
     def _sendfile(self, transport: Transport, most: int) -> int | None:
         try:

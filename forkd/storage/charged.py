@@ -27,7 +27,7 @@ from forkd.events.teller import NOBODY, Teller
 from forkd.quota import Lease, Ledger, Usage
 from forkd.storage import partials, sidecar
 from forkd.storage.names import to_bytes
-from forkd.storage.partials import Namer, Staged
+from forkd.storage.partials import Found, Namer, Staged
 from forkd.storage.sidecar import Source
 from forkd.storage.tree import Parts, Tree
 
@@ -103,13 +103,10 @@ class ChargedTree:
 
     def begin_stream(self, source: Source, parts: Parts, restart: bool) -> Incoming:
         """A resumable upload, gone on with where something fitting is held."""
+        assert source.size is not None
         path = b"/".join(parts)
-        try:
-            found = partials.find(self.tree.staging_fd, source, path)
-        except OSError as error:
-            raise from_oserror(error, source.path) from error
-        fitting = found.fitting
-        held = [*found.others, *found.spoiled, *((fitting,) if fitting else ())]
+        found = self._find(source, path)
+        fitting, held = found.fitting, found.all
         try:
             self._refuse_leased(held)
             for staged in held if restart else found.spoiled:
@@ -120,10 +117,16 @@ class ChargedTree:
                 held.remove(fitting)
             elif found.others:
                 raise _source_changed(found.others[0])
-            return self._open_stream(source, path, fitting, found.free)
+            return self._open_stream(source, path, fitting, found.free, source.size)
         finally:
             for staged in held:
                 staged.close()
+
+    def _find(self, source: Source, path: bytes) -> Found:
+        try:
+            return partials.find(self.tree.staging_fd, source, path)
+        except OSError as error:
+            raise from_oserror(error, source.path) from error
 
     def _refuse_leased(self, held: list[Staged]) -> None:
         """We hold their locks, so a lease on one of them is a dead process's, not reaped yet."""
@@ -131,13 +134,13 @@ class ChargedTree:
             raise Refusal("busy", "the server is still cleaning up after this upload; try again")
 
     def _open_stream(
-        self, source: Source, path: bytes, staged: Staged | None, free: int | None
+        self, source: Source, path: bytes, staged: Staged | None, free: int | None, size: int
     ) -> Incoming:
         """`staged` is what is gone on with; it is closed where this fails."""
         fresh = staged is None
         try:
             staged = staged or self._create_partial(source, path, free)
-            lease = self._ledger.reserve(self.account, staged.ident, source.size, staged.on_disk)
+            lease = self._ledger.reserve(self.account, staged.ident, size, staged.on_disk)
         except OSError as error:
             raise from_oserror(error, source.path) from error
         except Refusal:
@@ -146,7 +149,7 @@ class ChargedTree:
                     self._drop_quietly(staged.ident)
                 staged.close()
             raise
-        incoming = Incoming(staged, lease, source.size, self._namer.upload())
+        incoming = Incoming(staged, lease, size, self._namer.upload())
         try:
             partials.cut(staged, source)
         except OSError as error:

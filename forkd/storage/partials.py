@@ -118,6 +118,11 @@ class Found:
     free: int | None
     """A number that no partial of this key has."""
 
+    @property
+    def all(self) -> list[Staged]:
+        fitting = (self.fitting,) if self.fitting is not None else ()
+        return [*self.others, *self.spoiled, *fitting]
+
 
 def find(folder: int, source: Source, path: bytes) -> Found:
     """Look at the partials of this upload that nobody else holds.  Raises OSError."""
@@ -139,10 +144,20 @@ def find(folder: int, source: Source, path: bytes) -> Found:
         for staged, _ in found:
             staged.close()
         raise
-    fits = sorted((s for s, fit in found if fit is Fit.FITS), key=lambda staged: staged.held)
+    rank = _newness if source.size is None else _progress
+    fits = sorted((staged for staged, fit in found if fit is Fit.FITS), key=rank)
     others = [staged for staged, fit in found if fit is Fit.OTHER]
     spoiled = tuple(staged for staged, fit in found if fit is Fit.SPOILED)
     return Found(fits[-1] if fits else None, (*others, *fits[:-1]), spoiled, free)
+
+
+def _progress(staged: Staged) -> int:
+    return staged.held
+
+
+def _newness(staged: Staged) -> int:
+    """Who does not know how long his upload is went on with the last one, not the longest."""
+    return os.fstat(staged.fd).st_mtime_ns
 
 
 def create(
@@ -204,10 +219,11 @@ def _examine(folder: int, ident: bytes, fd: int, source: Source) -> tuple[Staged
             return other, Fit.OTHER if told else Fit.SPOILED
         if not _kept(fd):
             return Staged(ident, fd, 0, on_disk, True, described), Fit.SPOILED
-        held = min(on_disk, source.size) if told.this_boot else 0
+        most = on_disk if source.size is None else min(on_disk, source.size)
+        held = most if told.this_boot else 0
         digest: BlockDigest | None = None
         if source.check:
-            whole = min(on_disk, source.size) // BLOCK
+            whole = most // BLOCK
             digests = told.digests[: min(whole, len(told.digests) // DIGEST_SIZE) * DIGEST_SIZE]
             digest = BlockDigest.from_blocks(digests if told.this_boot else _prove(fd, digests))
             held = digest.length

@@ -21,11 +21,14 @@ _HEAD_MAX = 32 * 1024
 
 
 class Source(Struct, frozen=True):
-    """What a client declared about an upload: a partial is resumed only by the same."""
+    """What a client declared about an upload: a partial is resumed only by the same.
+
+    `size` is in bytes, None where nobody knows before the end.
+    """
 
     path: str
     client: str
-    size: int
+    size: int | None
     tag: str
     check: bool
     digest: str | None

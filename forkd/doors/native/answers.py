@@ -14,14 +14,12 @@ from forkd.doors.native.waiting import when_paid
 from forkd.errors import Refusal, from_oserror
 from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
-from forkd.serving.transfer import STEP_BYTES, Pace, Sender, ShortFileError
+from forkd.serving.transfer import SMALL, STEP_BYTES, Pace, Sender, ShortFileError
 from forkd.storage.charged import ChargedTree
 from forkd.storage.names import show
 from forkd.storage.tree import OpenFile, Parts
 from forkd.verbs import Entry, Get
 
-SMALL = 64 * 1024
-"""Content up to this many bytes is answered at once, on the loop's thread."""
 FRAME = 64 * 1024 * 1024
 """Bytes in a DATA frame of a download: between two of them an error can be told."""
 CHECKED_FRAME = 4 * BLOCK
