@@ -5,6 +5,7 @@ Every problem is reported at once, each as "file:line: key: reason".
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import tomllib
 from importlib import resources
@@ -22,7 +23,7 @@ from forkd.configrules import PERMISSIONS as PERMISSIONS
 from forkd.configrules import RUNTIME_DIR_MAX as RUNTIME_DIR_MAX
 from forkd.configrules import Flaw, Rule, contradictions
 from forkd.errors import ConfigError
-from forkd.listen import ListenAddress
+from forkd.listen import ListenAddress, Masquerade, PortRange
 from forkd.units import Bytes, Seconds
 
 DEFAULT_PATH = "/etc/forkd/forkd.toml"
@@ -50,7 +51,19 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True):
         ListenAddress("inet6", "::", 3675),
         ListenAddress("unix", "/run/forkd/forkd.sock", 0),
     )
+    ftp: tuple[ListenAddress, ...] = ()
+    ftps: tuple[ListenAddress, ...] = ()
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 1024
+
+    @property
+    def addresses(self) -> tuple[ListenAddress, ...]:
+        """All of them, each with its door."""
+        doors = {"native": self.native, "ftp": self.ftp, "ftps": self.ftps}
+        return tuple(
+            dataclasses.replace(address, door=door)
+            for door, addresses in doors.items()
+            for address in addresses
+        )
 
 
 class Tls(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +71,20 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True):
     cert: str = ""
     key: str = ""
     allow_plain_passwords: bool = False
+
+
+class Ftp(Struct, frozen=True, forbid_unknown_fields=True):
+    """`tls` off, allow or require; see etc/forkd.toml."""
+
+    tls: Literal["off", "allow", "require"] = "require"
+    data_session: Literal["require", "prefer", "off"] = "prefer"
+    passive_ports: PortRange = PortRange()
+    masquerade_address: tuple[Masquerade, ...] = ()
+    resume: Literal["published", "partial"] = "published"
+    quarantine: Seconds = Seconds(0)
+    greeting: str = "Ready."
+    fxp: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
 
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +163,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     server: Server = Server()
     listen: Listen = Listen()
     tls: Tls = Tls()
+    ftp: Ftp = Ftp()
     storage: Storage = Storage()
     quota: Quota = Quota()
     accounts: Accounts = Accounts()

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from msgspec import Meta
 
-from forkd.listen import ListenAddress, parse_listen
+from forkd.listen import (
+    ListenAddress,
+    Masquerade,
+    PortRange,
+    parse_listen,
+    parse_masquerade,
+    parse_ports,
+)
 from forkd.units import Bytes, Seconds, parse_bytes, parse_seconds
 
 UNLIMITED = "unlimited"
@@ -132,9 +139,15 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
     str: _text,
     Bytes: parse_bytes,
     Seconds: parse_seconds,
+    PortRange: parse_ports,
 }
-_ELEMENTS: dict[Any, Callable[[Any], Any]] = {str: _text, ListenAddress: parse_listen}
+_ELEMENTS: dict[Any, Callable[[Any], Any]] = {
+    str: _text,
+    ListenAddress: parse_listen,
+    Masquerade: parse_masquerade,
+}
 _EXAMPLES: dict[Callable[[Any], Any], str] = {
     _text: '["one", "two"]',
     parse_listen: '["0.0.0.0:3675", "unix:/path"]',
+    parse_masquerade: '["203.0.113.7", "own for 10.0.0.0/8"]',
 }

@@ -52,6 +52,7 @@ Rule = Callable[["Config"], Iterator[Flaw]]
 def contradictions(config: Config) -> Iterator[Flaw]:
     """All flaws that the configuration alone shows."""
     yield from _addresses(config)
+    yield from _ftp(config)
     yield from _paths(config)
     for section, key in _NEVER_ZERO:
         if not getattr(getattr(config, section), key):
@@ -80,10 +81,12 @@ def _addresses(config: Config) -> Iterator[Flaw]:
     if not config.listen.native:
         yield Flaw("listen.native", "names no address: nobody could connect")
     fixed = [
-        address for address in config.listen.native if address.family == "unix" or address.port
+        address for address in config.listen.addresses if address.family == "unix" or address.port
     ]
     for twice in sorted({str(address) for address in fixed if fixed.count(address) > 1}):
-        yield Flaw("listen.native", f"names the same address twice: {twice}")
+        doors = sorted({f"listen.{address.door}" for address in fixed if str(address) == twice})
+        what = "the same address twice" if len(doors) == 1 else "what another door has"
+        yield Flaw(doors[-1], f"names {what}: {twice}", tuple(doors[:-1]))
     if not config.metrics.listen:
         return
     try:
@@ -94,7 +97,20 @@ def _addresses(config: Config) -> Iterator[Flaw]:
     if address.family == "unix":
         yield Flaw("metrics.listen", "must be host:port, or '' for no metrics")
     elif address in fixed:
-        yield Flaw("metrics.listen", "is an address of listen.native", ("listen.native",))
+        key = f"listen.{fixed[fixed.index(address)].door}"
+        yield Flaw("metrics.listen", f"is an address of {key}", (key,))
+
+
+def _ftp(config: Config) -> Iterator[Flaw]:
+    for key, addresses in (("ftp", config.listen.ftp), ("ftps", config.listen.ftps)):
+        if any(address.family == "unix" for address in addresses):
+            yield Flaw(f"listen.{key}", "FTP needs host:port: it opens connections for data")
+    if config.tls.mode != "off":
+        return
+    if config.listen.ftp and config.ftp.tls != "off":
+        yield Flaw("ftp.tls", "must be 'off' where tls.mode is 'off'", ("tls.mode", "listen.ftp"))
+    if config.listen.ftps:
+        yield Flaw("listen.ftps", "needs TLS, and tls.mode is 'off'", ("tls.mode",))
 
 
 def _paths(config: Config) -> Iterator[Flaw]:

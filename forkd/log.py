@@ -42,7 +42,7 @@ _ESCAPES = re.compile(r"[^\x20-\x7e]")
 _BARE = re.compile(r"^[A-Za-z0-9_./:@%+,\[\]-]+$")
 
 
-class _TransferLine(msgspec.Struct):
+class _TransferLine(msgspec.Struct, omit_defaults=True):
     """The JSON of one transfer, field by field in this order."""
 
     time: str
@@ -57,6 +57,7 @@ class _TransferLine(msgspec.Struct):
     seconds: float
     outcome: str
     door: str
+    completeness: str = ""
 
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -112,10 +113,12 @@ class Log:
         seconds: float,
         outcome: str,
         door: str,
+        completeness: str = "",
     ) -> None:
         """The line of one transfer that ended; `config.log.transfers` decides, not the level.
 
         `size` is the bytes moved, `direction` up or down, `outcome` "ok" or the code of a refusal.
+        `completeness` "unknown" tells that nothing proved that all of an upload came.
         """
         if not self._transfers:
             return
@@ -124,6 +127,7 @@ class Log:
         line = _TransferLine(
             *(stamp, level, "transfer", user, address, session),
             *(direction, path, size, took, outcome, door),
+            completeness=completeness,
         )
         if self._handler.json:
             self._handler.hold(lambda: _json_line(line))

@@ -37,7 +37,7 @@ DURATION_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7
 SIZE_BOUNDS = tuple(float(4**n * 1024) for n in range(0, 14, 1))
 """Upper bounds in bytes of the transfer-size histogram (1 KiB to 64 GiB); then +Inf."""
 
-DOORS = ("native",)
+DOORS = ("native", "ftp")
 """Those there are: each has series of its own, also while nothing passes it."""
 DELIVERIES = ("ok", "retried", "given-up")
 DIRECTIONS = ("up", "down")

@@ -21,6 +21,7 @@ from functools import partial
 from forkd import messages
 from forkd.accounts import open_accounts
 from forkd.config import Config
+from forkd.doors.ftp import FtpDoor, FtpSettings
 from forkd.doors.native import NativeDoor
 from forkd.errors import Refusal, StartError
 from forkd.events.files import folder_of
@@ -28,6 +29,7 @@ from forkd.events.journal import SILENT, FileJournal, Journal
 from forkd.helpers.reaper import reap
 from forkd.limits.table import LimitTable, open_table
 from forkd.link import Link
+from forkd.listen import ListenAddress
 from forkd.log import Log, open_log
 from forkd.messages import LinkMessage, SessionInfo
 from forkd.quota import MappedLedger, open_ledger
@@ -40,7 +42,7 @@ from forkd.serving.confine import confine
 from forkd.serving.core import Core, Peer
 from forkd.serving.pool import Mailbox, Pool
 from forkd.serving.remembered import Remembered
-from forkd.serving.session import Activity, Session
+from forkd.serving.session import Activity, Door, Session
 from forkd.serving.sessions import Sessions
 from forkd.serving.transfer import Kits
 from forkd.storage import sidecar
@@ -119,6 +121,7 @@ class Worker:
         self._mailbox = Mailbox()
         self._pool = Pool()
         self._tls = tlscontext.server_context(config)
+        self._ftp = FtpSettings.of(config, self._tls)
         self._sessions = Sessions(self._epoll, self._pool, self._mailbox, log)
         self._watched: dict[int, Callable[[], None]] = {}
         self._listeners = {held.socket.fileno(): held for held in seat.listeners}
@@ -149,6 +152,7 @@ class Worker:
             hashes_full=lambda: self._sessions.hashes_full,
             watch=self._watch,
             unwatch=self._unwatch,
+            sessions=self._infos,
         )
 
     def serve(self) -> None:
@@ -229,9 +233,9 @@ class Worker:
         activity = Activity()
         fd = sock.fileno()
         wake = partial(self._sessions.wake, fd, ident)
-        peer = Peer(ident, known.address, known.origin, known.trusted, NativeDoor.name, wake)
-        tls = None if held.address.family == "unix" else self._tls
-        door = NativeDoor(self._core, peer, sock, tls, activity, self._buffer, refusal)
+        name = NativeDoor.name if held.address.door == "native" else FtpDoor.name
+        peer = Peer(ident, known.address, known.origin, known.trusted, name, wake)
+        door = self._door(held.address, peer, sock, activity, refusal)
         session = Session(ident, known.address, time.time(), fd, door, activity, release)
         try:
             self._sessions.open(session)
@@ -257,8 +261,22 @@ class Worker:
     def _turned_away_left(self) -> None:
         self._turned_away -= 1
 
-    def _watch(self, fd: int, call: Callable[[], None]) -> None:
-        mask = select.EPOLLIN | select.EPOLLONESHOT
+    def _door(
+        self,
+        address: ListenAddress,
+        peer: Peer,
+        sock: socket.socket,
+        activity: Activity,
+        refusal: Refusal | None,
+    ) -> Door:
+        shared = (activity, self._buffer, refusal)
+        if address.door == "native":
+            tls = None if address.family == "unix" else self._tls
+            return NativeDoor(self._core, peer, sock, tls, *shared)
+        return FtpDoor(self._core, peer, sock, self._ftp, address.door == "ftps", *shared)
+
+    def _watch(self, fd: int, call: Callable[[], None], wants: int = select.EPOLLIN) -> None:
+        mask = wants | select.EPOLLONESHOT
         if fd in self._watched:
             self._epoll.modify(fd, mask)
         else:
@@ -328,9 +346,12 @@ class Worker:
                 self._sessions.wake(session.fd, session.id)
 
     def _list_sessions(self, tag: int) -> None:
-        pages = _pages([session.info(self._seat.slot) for session in self._sessions])
+        pages = _pages(self._infos())
         for number, page in enumerate(pages, 1):
             self._link.send(messages.SessionPage(tag, page, number < len(pages)))
+
+    def _infos(self) -> list[SessionInfo]:
+        return [session.info(self._seat.slot) for session in self._sessions]
 
     def _drain(self, timeout: float | None) -> None:
         if timeout is not None:

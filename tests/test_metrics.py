@@ -28,8 +28,8 @@ def test_a_protocol_without_a_door_has_no_series(tmp_path: Path) -> None:
         for sample in family.samples
         if "protocol" in sample.labels
     ]
-    assert set(protocols) == {"native"}
-    assert len(protocols) == 6
+    assert set(protocols) == {"native", "ftp"}
+    assert len(protocols) == 12
 
 
 def test_fullest_first_then_by_use() -> None:

@@ -24,7 +24,7 @@ from forkd.limits.table import ADDRESS, DOWN, UP, USER, LimitTable, Seat
 from forkd.serving.core import Core, Peer
 from forkd.serving.session import AGAIN, Activity, Job, Outcome, Pause, Weight
 from forkd.serving.throttle import FREE, Flow, flow
-from forkd.storage.charged import ChargedTree
+from forkd.storage.growing import GrowingTree
 from forkd.units import format_count, format_seconds
 
 
@@ -33,14 +33,17 @@ class Login:
     """Who the session belongs to, and what it holds for that."""
 
     account: Account
-    files: ChargedTree
+    files: GrowingTree
     seat: Seat | None = None
     up: Flow = FREE
     down: Flow = FREE
 
+    def allows(self, permission: str) -> bool:
+        return permission in self.account.permissions
+
     def demand(self, permission: str) -> None:
         """Raises Refusal (denied)."""
-        if permission not in self.account.permissions:
+        if not self.allows(permission):
             raise Refusal("denied", f"this account lacks the permission {permission!r}")
 
     def close(self) -> None:
@@ -178,7 +181,7 @@ class Attempt:
     before: Login | None = None
     """The log-in that a success replaces."""
     _proof: Proof | None = field(default=None, init=False)
-    _files: ChargedTree | None = field(default=None, init=False)
+    _files: GrowingTree | None = field(default=None, init=False)
 
     def step(self) -> Outcome | Login:
         """On the loop's thread.  Raises Refusal: auth-failed, banned, too-many, busy, io-error."""
@@ -208,7 +211,7 @@ class Attempt:
         tree = core.store.open_tree(account.id, account.home)
         origin = Origin(account.id, account.name, account.home, self.peer.session, self.peer.door)
         teller = Teller(core.journal, origin)
-        self._files = ChargedTree(tree, core.ledger, account.id, core.namer, teller)
+        self._files = GrowingTree(tree, core.ledger, account.id, core.namer, teller)
 
     def _enter(self, account: Account, how: str) -> Login:
         """`account` was looked up in this very step: what is changed later is told to this session.
@@ -263,6 +266,19 @@ class Attempt:
             address=peer.address,
             tls=activity.tls,
         )
+
+
+def look_again(core: Core, login: Login) -> bool:
+    """What the account may do now holds for its session too; False when it is to end.
+
+    On a thread.  Raises Refusal: busy, io-error.
+    """
+    account = core.accounts.get(login.account.name)
+    if account is None or not account.enabled or account.id != login.account.id:
+        return False
+    apply_quota(core, account)
+    login.account = account
+    return True
 
 
 def apply_quota(core: Core, account: Account) -> None:

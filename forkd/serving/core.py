@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from forkd.accounts import Accounts
 from forkd.config import Config
 from forkd.events.journal import Journal
 from forkd.limits.table import LimitTable
 from forkd.log import Log
+from forkd.messages import SessionInfo
 from forkd.quota import Ledger
 from forkd.scoreboard import Row
 from forkd.serving.remembered import Remembered
 from forkd.serving.transfer import Kits
+from forkd.serving.transport import READABLE
 from forkd.storage.commit import Committer
 from forkd.storage.partials import Namer
 from forkd.storage.tree import Store
 
 
+class Watch(Protocol):
+    """How a door hears of a descriptor besides its session's own."""
+
+    def __call__(self, fd: int, call: Callable[[], None], wants: int = READABLE) -> None:
+        """Call back once when it is ready for `wants`, or has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Core:
-    """`row` is written, `watch` and `unwatch` are called, on the loop's thread only."""
+    """`row` is written, everything that is called is called on the loop's thread only."""
 
     config: Config
     generation: int
@@ -38,9 +48,10 @@ class Core:
     log: Log
     hashes_full: Callable[[], bool]
     """Whether whoever brings a password is to come again later."""
-    watch: Callable[[int, Callable[[], None]], None]
-    """Call back once when this descriptor can be read or has ended."""
+    watch: Watch
     unwatch: Callable[[int], None]
+    sessions: Callable[[], list[SessionInfo]]
+    """Those of this worker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,14 +78,8 @@ def server_context(config: Config) -> ssl.SSLContext | None:
     if config.tls.mode == "off":
         return None
     files = certificate_files(config)
-    for path in (files.cert, files.key):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise StartError(f"{path}: cannot be read: {error.strerror}") from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _demand_readable(files)
+    context = _context()
     try:
         context.load_cert_chain(files.cert, files.key, password=_no_password)
     except (ssl.SSLError, ValueError, OSError) as error:
@@ -94,6 +88,49 @@ def server_context(config: Config) -> ssl.SSLContext | None:
             f"{files.cert} and {files.key} are not a certificate and its key in PEM ({reason})"
         ) from None
     return context
+
+
+class Certificate:
+    """Certificate and key in memory, for contexts made after the process was confined.
+
+    OpenSSL takes them from files alone, so they lie in files without a name (memfd_create(2)).
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Raises StartError naming the file and the reason."""
+        files = certificate_files(config)
+        _demand_readable(files)
+        self._cert, self._key = _in_memory(files.cert), _in_memory(files.key)
+
+    def context(self) -> ssl.SSLContext:
+        """A new context, whose sessions no other context takes up.  Raises OSError."""
+        context = _context()
+        context.load_cert_chain(
+            f"/proc/self/fd/{self._cert}", f"/proc/self/fd/{self._key}", password=_no_password
+        )
+        return context
+
+
+def _in_memory(path: str) -> int:
+    fd = os.memfd_create("tls", os.MFD_CLOEXEC)
+    with open(path, "rb") as file:
+        os.write(fd, file.read())
+    return fd
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _demand_readable(files: CertFiles) -> None:
+    for path in (files.cert, files.key):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise StartError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _no_password() -> str:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from forkd import folders, syscalls
 from forkd.errors import Refusal, from_oserror
 from forkd.storage.names import show, to_text
-from forkd.storage.tree import OpenFile, Parts
+from forkd.storage.tree import Node, OpenFile, Parts
 from forkd.verbs import Entry
 
 FILE_MODE = 0o666  # less the umask
@@ -78,6 +78,35 @@ class LocalTree:
             status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
         return status.st_ino, _entry(to_text(parts[-1]), status)
 
+    def scan(self, parts: Parts) -> Iterator[list[Node]]:
+        with _told(parts):
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+        try:
+            with _told(parts), os.scandir(fd) as entries:
+                part: list[Node] = []
+                for found in entries:
+                    node = self._scanned(parts, found)
+                    if node is not None:
+                        part.append(node)
+                    if len(part) == _LIST_SLICE:
+                        yield part
+                        part = []
+                yield part
+        finally:
+            os.close(fd)
+
+    def _scanned(self, parts: Parts, found: os.DirEntry[str]) -> Node | None:
+        name = os.fsencode(found.name)
+        try:
+            if found.is_symlink():
+                try:
+                    return self.look((*parts, name))
+                except Refusal:
+                    pass  # it leads nowhere, or out of here
+            return _node(name, found.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            return None  # removed meanwhile
+
     def list(self, parts: Parts) -> Iterator[list[Entry]]:
         with _told(parts):
             fd = syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
@@ -96,6 +125,46 @@ class LocalTree:
                 yield part
         finally:
             os.close(fd)
+
+    def look(self, parts: Parts) -> Node:
+        try:
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), os.O_PATH)
+        except OSError as error:
+            raise from_oserror(error, show(parts)) from error
+        try:
+            return _node(parts[-1] if parts else b"", os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def set_mtime(self, parts: Parts, mtime: float) -> None:
+        stamp = int(mtime * 1_000_000_000)
+        with self._opened(parts) as fd:
+            os.utime(fd, ns=(stamp, stamp))
+
+    def set_mode(self, parts: Parts, mode: int) -> None:
+        with self._opened(parts) as fd:
+            own = 0o700 if stat.S_ISDIR(os.fstat(fd).st_mode) else 0o600
+            os.fchmod(fd, mode & 0o777 | own)
+
+    @contextmanager
+    def _opened(self, parts: Parts) -> Iterator[int]:
+        """A file or folder, open for changes of what is known of it."""
+        with _told(parts):
+            fd = syscalls.open_beneath(self.root_fd, _join(parts), _READ)
+            try:
+                kind = stat.S_IFMT(os.fstat(fd).st_mode)
+                if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                    raise Refusal("not-a-file", f"{show(parts)!r} is not a file")
+                yield fd
+            except OverflowError:
+                raise Refusal("bad-request", "the storage cannot keep such a time") from None
+            finally:
+                os.close(fd)
+
+    def free_bytes(self) -> int:
+        with _told(()):
+            disk = os.fstatvfs(self.root_fd)
+        return disk.f_bavail * disk.f_frsize
 
     def make_folder(self, parts: Parts, parents: bool) -> None:
         if parents:
@@ -233,15 +302,24 @@ def _join(parts: Parts) -> bytes:
     return b"/".join(parts) or b"."
 
 
-def _entry(name: str, status: os.stat_result) -> Entry:
-    mode = status.st_mode
+def _kind(mode: int) -> str:
     if stat.S_ISREG(mode):
-        kind = "file"
-    elif stat.S_ISDIR(mode):
-        kind = "folder"
-    else:
-        kind = "link" if stat.S_ISLNK(mode) else "other"
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat.S_ISLNK(mode) else "other"
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    kind = _kind(status.st_mode)
     return Entry(name, kind, status.st_size if kind == "file" else 0, status.st_mtime)
+
+
+def _node(name: bytes, status: os.stat_result) -> Node:
+    kind = _kind(status.st_mode)
+    size = status.st_size if kind == "file" else 0
+    mode = stat.S_IMODE(status.st_mode)
+    return Node(name, kind, size, status.st_mtime, mode, status.st_dev, status.st_ino)
 
 
 def _refuse_folder(status: os.stat_result, name: bytes) -> None:

@@ -44,9 +44,13 @@ def parse_path(text: str) -> tuple[bytes, ...]:
     Raises Refusal: bad-name, outside.
     """
     raw = to_bytes(text)
-    if b"\0" in raw:
+    return check_parts(tuple(part for part in raw.split(b"/") if part not in (b"", b".")))
+
+
+def check_parts(parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The names of a path, if they may exist.  Raises Refusal: bad-name, outside."""
+    if any(b"\0" in part for part in parts):
         raise Refusal("bad-name", "a name cannot contain a NUL character")
-    parts = tuple(part for part in raw.split(b"/") if part not in (b"", b"."))
     if b".." in parts:
         raise Refusal("outside", "'..' is not allowed in a path")
     if len(parts) > DEPTH_MAX:

@@ -21,6 +21,18 @@ class OpenFile(Struct, frozen=True, gc=False):
     mtime: float
 
 
+class Node(Struct, frozen=True, gc=False):
+    """What is known of an entry: Entry and more.  `type` is file, folder, link or other."""
+
+    name: bytes
+    type: str
+    size: int
+    mtime: float
+    mode: int
+    device: int
+    inode: int
+
+
 class Tree(Protocol):
     """One account's files.  Every method raises Refusal; parts are checked by names.py."""
 
@@ -41,8 +53,23 @@ class Tree(Protocol):
     def identify(self, parts: Parts) -> tuple[int, Entry]:
         """Like `stat_here`, with the inode's number."""
 
+    def scan(self, parts: Parts) -> Iterator[list[Node]]:
+        """Like `list`, with all that is known; a link is told as what it leads to, if anything."""
+
     def list(self, parts: Parts) -> Iterator[list[Entry]]:
         """The entries of a folder, in slices."""
+
+    def look(self, parts: Parts) -> Node:
+        """Like `stat`, with all that is known."""
+
+    def set_mtime(self, parts: Parts, mtime: float) -> None:
+        """Seconds since 1970."""
+
+    def set_mode(self, parts: Parts, mode: int) -> None:
+        """Permission bits; those that we need ourselves stay."""
+
+    def free_bytes(self) -> int:
+        """What the disk has left for us."""
 
     def make_folder(self, parts: Parts, parents: bool) -> None: ...
 

@@ -94,7 +94,7 @@ class Changeover:
         try:
             wanted, warnings = self._read(source)
             config = effective(running.config, wanted)
-            opened = self._listeners.open(config.listen.native, config.listen.backlog)
+            opened = self._listeners.open(config.listen.addresses, config.listen.backlog)
         except ConfigError as error:
             self._failed(asker, begun, "bad-config", error.problems)
             return

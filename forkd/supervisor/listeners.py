@@ -58,7 +58,7 @@ class Listeners:
             for address in addresses:
                 listener = known.get(address) or self._bind(address, end, in_the_way)
                 if listener:
-                    result.append(listener)
+                    result.append(BoundListener(address, listener.socket))
         except StartError:
             self.discard(result)
             raise
@@ -203,7 +203,7 @@ def _remove_stale(path: str) -> None:
 def _reason(address: ListenAddress, error: OSError) -> str:
     hint = ""
     if error.errno == errno.EADDRINUSE:
-        hint = " by another program; stop that one, or change listen.native"
+        hint = f" by another program; stop that one, or change listen.{address.door}"
     elif error.errno == errno.EACCES and 0 < address.port < 1024:
         hint = "; ports below 1024 need CAP_NET_BIND_SERVICE, or a start by root"
     elif error.errno == errno.EADDRNOTAVAIL:

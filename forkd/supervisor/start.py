@@ -94,7 +94,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         undo.callback(listeners.close)
         orphans = _orphans(config)
         listeners.adopt(
-            listeners.open(config.listen.native, config.listen.backlog, BIND_PATIENCE, orphans)
+            listeners.open(config.listen.addresses, config.listen.backlog, BIND_PATIENCE, orphans)
         )
         log = open_log(config.log, process="master")
         for pid in orphans.ended:

@@ -75,7 +75,7 @@ def status_body(
         "loaded_at": world.loaded_at,
         "changed_on_disk": file_mtime(config.source) != world.file_mtime,
         "uptime": now - started,
-        "listeners": [str(_real_address(listener)) for listener in world.listeners],
+        "listeners": [_shown(listener) for listener in world.listeners],
         "tls": config.tls.mode,
         "workers": [
             _worker(fleet, m, processes.get(m.key), board) for m in members if m.role == "worker"
@@ -137,11 +137,14 @@ def _backing_off(fleet: Fleet, now: float) -> list[dict[str, Any]]:
     ]
 
 
-def _real_address(listener: BoundListener) -> object:
+def _shown(listener: BoundListener) -> str:
+    """The real address, and the door where it is not the native one."""
+    door = listener.address.door
     try:
-        return address_of(listener.socket)
+        address = address_of(listener.socket)
     except OSError:  # closed: the daemon is stopping
-        return listener.address
+        address = listener.address
+    return str(address) if door == "native" else f"{address} ({door})"
 
 
 def _process(fleet: Fleet, member: Member, process: Process | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from forkd.accounts import Account, enrol
 from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import Refusal
 from forkd.helpers import runclient
-from forkd.serving.admission import Attempt, Proof, apply_quota, demand_hash, demand_welcome
+from forkd.serving.admission import Attempt, Proof, demand_hash, demand_welcome, look_again
 from forkd.serving.session import AGAIN, Job, Outcome, Weight
 from forkd.verbs import Auth, Hello, Passwd, QuotaReply, Register
 
@@ -76,15 +76,11 @@ class Gate:
         if login is None:
             return AGAIN
         try:
-            account = context.core.accounts.get(login.account.name)
-            if account is None or not account.enabled or account.id != login.account.id:
+            if not look_again(context.core, login):
                 self._kick()
-                return AGAIN
-            apply_quota(context.core, account)
         except Refusal as refusal:
             told = refusal
             return Job(lambda: self._lost(told), Weight.SHORT)
-        login.account = account
         return AGAIN
 
     def _lost(self, refusal: Refusal) -> Outcome:

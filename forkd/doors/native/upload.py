@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -13,12 +12,10 @@ from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.protocol import DataHead, Message
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
 from forkd.serving.transfer import STEP_BYTES, Pace, Receiver
-from forkd.storage.charged import ChargedTree, Incoming
+from forkd.storage.charged import Incoming
 from forkd.storage.names import parse_file_path, show
-from forkd.storage.partials import Staged
 from forkd.storage.sidecar import Source
-from forkd.storage.tree import Parts
-from forkd.units import format_bytes
+from forkd.storage.targets import check_target, refuse_full
 from forkd.verbs import Put, UploadEnd, decode_upload_end
 
 _DEFERRED_MAX = 1024
@@ -26,34 +23,6 @@ _DEFERRED_BYTES = 4 * 1024 * 1024
 _TAKE = 256 * 1024
 _TURNS = 32
 """Frames, or pieces of them, in one step: others want a turn too."""
-
-
-def check_target(files: ChargedTree, parts: Parts, parents: bool, may_replace: bool) -> None:
-    """Refuse before the first byte what would be refused after the last.  Raises Refusal."""
-    try:
-        entry = files.tree.stat(parts)
-    except Refusal as refusal:
-        if refusal.code != "not-found":
-            raise
-        if len(parts) > 1 and not parents:
-            files.tree.stat(parts[:-1])
-        return
-    if entry.type == "folder":
-        raise Refusal("is-a-folder", f"{show(parts)!r} is a folder")
-    if not may_replace:
-        raise Refusal("exists", f"{show(parts)!r} exists already")
-
-
-def _refuse_full(staged: Staged, size: int) -> None:
-    """Refuse before the first byte what the disk cannot hold.  Raises Refusal (no-space)."""
-    disk = os.fstatvfs(staged.fd)
-    free = disk.f_bavail * disk.f_frsize
-    if size - staged.held > free:
-        raise Refusal(
-            "no-space",
-            f"the storage has {format_bytes(free)} free, {format_bytes(size - staged.held)} "
-            "are needed; nothing was changed",
-        )
 
 
 class StreamUpload:
@@ -93,7 +62,7 @@ class StreamUpload:
             incoming = files.begin_own(put.path, put.size)
         self._incoming = incoming
         staged = incoming.staged
-        _refuse_full(staged, put.size)
+        refuse_full(staged, put.size)
         self._receiver = Receiver(staged, put.path, self._login.up)
         proof = staged.digest.hexdigest() if staged.digest is not None and staged.held else None
         activity = context.activity

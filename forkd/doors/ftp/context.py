@@ -1,0 +1,132 @@
+"""What the tasks of an FTP session share."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Protocol
+
+from forkd.doors.ftp.dataport import DataPort
+from forkd.doors.ftp.settings import FtpSettings
+from forkd.doors.ftp.wire import Wire
+from forkd.errors import Refusal
+from forkd.ftp.replies import Negative, code_for
+from forkd.ftp.session import Conversation
+from forkd.serving.admission import Login
+from forkd.serving.core import Core, Peer
+from forkd.serving.session import Activity, Outcome
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """One session's connections and state."""
+
+    core: Core
+    peer: Peer
+    settings: FtpSettings
+    wire: Wire
+    talk: Conversation
+    data: DataPort
+    activity: Activity
+    buffer: memoryview
+    """Shared by all doors of the loop: its content lasts for one step on the loop's thread."""
+    tls: ssl.SSLContext | None = None
+    """That of the control connection, once it is under TLS."""
+    login: Login | None = None
+    moved_up: int = 0
+    moved_down: int = 0
+    changes: int = 0
+    """Changes submitted and not done."""
+    _closed: bool = False
+
+    def require_login(self) -> Login:
+        if self.login is None:
+            raise Refusal("auth-required", "log in with USER and PASS")
+        return self.login
+
+    def negative(self, refusal: Refusal) -> Negative:
+        """The reply for a refusal of the core, which is counted; on the loop's thread."""
+        self.core.row.add(f"refusals_total:{refusal.code}")
+        return Negative(code_for(refusal), refusal.message)
+
+    def ended(
+        self,
+        direction: str,
+        path: str,
+        size: int,
+        seconds: float,
+        outcome: str,
+        completeness: str = "",
+    ) -> None:
+        """Count and log one transfer; on the loop's thread."""
+        self.core.row.transfer("ftp", direction, size, seconds, outcome == "ok")
+        self.core.log.transfer(
+            user=self.activity.user,
+            address=self.peer.address,
+            session=self.peer.session,
+            direction=direction,
+            path=path,
+            size=size,
+            seconds=seconds,
+            outcome=outcome,
+            door="ftp",
+            completeness=completeness,
+        )
+
+    def idle(self) -> None:
+        activity = self.activity
+        activity.state, activity.path, activity.transferring = "idle", "", False
+        activity.size = activity.moved = 0
+
+    def change_done(self) -> None:
+        """A submitted change is done; on the loop's thread."""
+        self.changes -= 1
+        if self._closed:
+            self.close()
+        else:
+            self.peer.wake()
+
+    def log_out(self) -> None:
+        """Nobody is logged in; no change is under way."""
+        if self.login is not None:
+            self.login.close()
+            self.login = None
+        self.activity.user, self.activity.state = "", "login"
+
+    def close(self) -> None:
+        """The session is over; the tree is kept until the last change is done."""
+        self._closed = True
+        self.count_bytes()
+        if not self.changes:
+            self.log_out()
+
+    def count_bytes(self) -> None:
+        """Bring what jobs have moved to the scoreboard; on the loop's thread."""
+        if self.moved_up:
+            self.core.row.add("bytes_total:ftp:up", self.moved_up)
+            self.moved_up = 0
+        if self.moved_down:
+            self.core.row.add("bytes_total:ftp:down", self.moved_down)
+            self.moved_down = 0
+
+
+class Task(Protocol):
+    """A request that takes more than one step.  It ends with `talk.finish`."""
+
+    def step(self) -> Outcome | None:
+        """Go on; None when the request is answered."""
+
+    def abort(self) -> bool:
+        """The client wants it broken off: True when that is done, and not answered yet."""
+
+    def timed_out(self) -> Negative | None:
+        """The patience of the last Park is used up; None where the session's own was."""
+
+    def failed(self, reply: Negative, outcome: str) -> None:
+        """Give back everything and answer with this; on the loop's thread.
+
+        `outcome` is the code of a refusal, or "broken-off".
+        """
+
+    def abandon(self) -> None:
+        """The session is over, on the loop's thread."""

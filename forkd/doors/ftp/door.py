@@ -1,0 +1,368 @@
+"""The FTP door: requests of the engine -> core calls -> replies.
+
+    (implicit TLS) -> commands <-> task     a request that takes more than one step
+                        |   ^
+                        |   +-- AUTH TLS: handshake
+                        +-> ending -> lingering
+
+While a task runs, the session is stepped whenever the control connection or the data connection
+wants it, and between the task's jobs; see transfer.py.  No two threads are ever in a door at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from forkd.doors.ftp.context import Context, Task
+from forkd.doors.ftp.dataport import DataPort
+from forkd.doors.ftp.gate import Gate
+from forkd.doors.ftp.requests import carry_out
+from forkd.doors.ftp.settings import FtpSettings
+from forkd.doors.ftp.wire import ControlBroken, Wire
+from forkd.errors import Refusal, from_oserror
+from forkd.ftp import requests
+from forkd.ftp.replies import Negative
+from forkd.ftp.requests import Request
+from forkd.ftp.session import Conversation
+from forkd.ftp.state import ProtocolAbuse
+from forkd.serving.core import Core, Peer
+from forkd.serving.session import AGAIN, Activity, Closed, Job, Outcome, Park, Weight
+from forkd.serving.transport import READABLE, Plain, Tls
+
+_EVENTS_A_STEP = 64
+_LINGER_SECONDS = 2.0
+"""How long the client may take to read the last reply."""
+_PORT_SECONDS = 60.0
+"""How long a port waits for a command that uses it."""
+
+
+class FtpDoor:
+    """See session.Door."""
+
+    name = "ftp"
+    __slots__ = (
+        "_changed",
+        "_context",
+        "_draining",
+        "_ending",
+        "_gate",
+        "_handshake",
+        "_kicked",
+        "_linger_until",
+        "_login_by",
+        "_parked_at",
+        "_refusal",
+        "_task",
+    )
+
+    def __init__(
+        self,
+        core: Core,
+        peer: Peer,
+        sock: socket.socket,
+        settings: FtpSettings,
+        implicit: bool,
+        activity: Activity,
+        buffer: memoryview,
+        refusal: Refusal | None = None,
+    ) -> None:
+        """`implicit`: under TLS from the first byte.  `buffer` is shared by all doors of the loop.
+
+        With a `refusal`, the client is told that, and no more.  Raises OSError, ConnectionError.
+        """
+        talk = Conversation(settings.policy)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # the Synch of ABOR
+        data = DataPort(sock, peer.session, core.log)
+        wire = Wire(Plain(sock), talk, buffer)
+        self._context = Context(core, peer, settings, wire, talk, data, activity, buffer)
+        self._gate = Gate(self._context, self._end, self.kick)
+        self._login_by = time.monotonic() + core.config.limits.login_timeout
+        self._parked_at = 0.0
+        self._linger_until = 0.0
+        self._task: Task | None = None
+        self._ending: str | None = None
+        self._handshake = implicit
+        self._draining = False
+        self._changed = False
+        self._kicked = False
+        self._refusal = refusal
+        if implicit:
+            talk.imply_protection()
+            self._wrap()
+        else:
+            self._greet()
+
+    def _greet(self) -> None:
+        if self._refusal is None:
+            self._context.talk.greet()
+            return
+        self._context.negative(self._refusal)
+        self._context.talk.say(421, self._refusal.message)
+        self._end("refused")
+
+    # the steps
+
+    def step(self) -> Outcome:
+        context = self._context
+        context.count_bytes()
+        context.wire.drained = False
+        for _ in range(_EVENTS_A_STEP):
+            outcome = self._go_on()
+            if outcome is not None:
+                return self._flushed(outcome)
+        return AGAIN
+
+    def _flushed(self, outcome: Outcome) -> Outcome:
+        """Whatever was said goes out before anything is waited for."""
+        wire = self._context.wire
+        if self._handshake or isinstance(outcome, Closed) or wire.flush():
+            return outcome
+        if isinstance(outcome, Park):
+            return Park(outcome.wants | wire.transport.wants, outcome.patience)
+        return outcome
+
+    def _go_on(self) -> Outcome | None:
+        """One thing; None when there may be another at once."""
+        context, wire = self._context, self._context.wire
+        if self._linger_until:
+            return self._linger()
+        if self._kicked:
+            return self._leave_at_once()
+        if self._handshake and not self._shake_hands():
+            return Park(wire.transport.wants, self._patience())
+        if self._changed:
+            self._changed = False
+            return Job(self._gate.look_again, Weight.LONG)
+        if wire.crowded and not wire.flush():
+            return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
+        request = None if self._ending is not None else context.talk.next_request()
+        if request is not None:
+            return self._on_request(request)
+        if self._task is not None:
+            return self._go_on_with(self._task)
+        if self._ending is not None:
+            return self._finish()
+        if self._draining:
+            context.talk.say(421, "the server is being restarted; connect again")
+            self._end("going away")
+            return None
+        return self._read()
+
+    def _read(self) -> Outcome | None:
+        count = self._context.wire.fill()
+        if count:
+            return None
+        if count == 0:
+            return Closed("the client left")
+        self._parked_at = time.monotonic()
+        return Park(self._context.wire.transport.wants, self._patience())
+
+    def _go_on_with(self, task: Task) -> Outcome | None:
+        """The control connection first: what is said there may concern the task."""
+        count = self._context.wire.fill()
+        if count:
+            return None
+        if count == 0:
+            return Closed("the client left")
+        outcome = task.step()
+        if outcome is None:
+            self._task = None
+        return outcome
+
+    # TLS on the control connection
+
+    def _wrap(self) -> None:
+        context = self._context
+        context.tls = context.settings.context()
+        transport = Tls(context.wire.transport.sock, context.tls)
+        context.wire.transport, context.data.control = transport, transport.sock
+
+    def _shake_hands(self) -> bool:
+        context = self._context
+        if not context.wire.transport.handshake():
+            return False
+        self._handshake = False
+        context.activity.tls = context.wire.transport.label
+        if context.talk.state.secure:
+            self._greet()
+        else:
+            context.talk.secured()
+        return True
+
+    def _start_tls(self) -> Outcome | None:
+        """234 went out, in clear; nothing that came in clear is left."""
+        wire = self._context.wire
+        if not wire.flush():
+            raise ControlBroken("the client does not read")
+        self._context.log_out()
+        self._context.data.close()
+        self._wrap()
+        self._handshake = True
+        return None
+
+    # requests
+
+    def _on_request(self, request: Request) -> Outcome | None:
+        context = self._context
+        match request:
+            case requests.Abort():
+                self._abort()
+            case requests.Status():
+                self._tell_status()
+            case requests.Leave():
+                self._end("quit")
+            case requests.StartTls():
+                return self._start_tls()
+            case requests.LogIn():
+                self._task = self._gate.log_in(request)
+            case requests.LogOut():
+                context.log_out()
+                context.data.close()
+                context.talk.finish(220, "Logged out.")
+            case _:
+                self._task = carry_out(context, request)
+        return None
+
+    def _abort(self) -> None:
+        """A transfer's own reply, then that of ABOR (RFC 959 section 4.1.3)."""
+        context = self._context
+        if self._task is None:
+            context.data.close()
+            context.talk.say(226, "There was nothing to break off.")
+        elif self._task.abort():
+            self._task = None
+            context.talk.say(226, "It is broken off.")
+        else:
+            context.talk.say(225, "It is too late to break that off.")
+
+    def _tell_status(self) -> None:
+        context, activity = self._context, self._context.activity
+        lines: list[str | bytes] = [
+            f"You are {activity.user or 'not logged in'}, from {context.peer.address}.",
+            f"The connection is {'under ' + activity.tls if activity.tls else 'in clear'}.",
+            f"TYPE is {context.talk.state.type}.",
+        ]
+        if activity.transferring:
+            size = f" of {activity.size}" if activity.size else ""
+            lines.append(f"{activity.state}: {activity.moved}{size} bytes moved.")
+        context.talk.say_lines(211, "Status:", lines, "End")
+
+    # the end
+
+    def _end(self, reason: str) -> None:
+        self._ending = self._ending or reason
+
+    def _finish(self) -> Outcome | None:
+        """Send what was said, then let the client read it."""
+        wire = self._context.wire
+        if not wire.flush():
+            return Park(wire.transport.wants, self._context.core.config.limits.stall_timeout)
+        wire.transport.shutdown()
+        self._linger_until = time.monotonic() + _LINGER_SECONDS
+        return None
+
+    def _linger(self) -> Outcome | None:
+        """A close with unread bytes would destroy the last reply on its way."""
+        count = self._context.wire.transport.receive_into(self._context.buffer)
+        if count is None:
+            return Park(self._context.wire.transport.wants, _LINGER_SECONDS)
+        late = time.monotonic() > self._linger_until
+        return Closed(self._ending or "") if late or not count else None
+
+    def _leave_at_once(self) -> Outcome:
+        context = self._context
+        if not self._handshake:
+            context.talk.say(421, "an administrator ended this session")
+            context.core.row.add("refusals_total:kicked")
+            context.wire.flush()
+        return Closed("kicked")
+
+    # what comes from outside
+
+    def failed(self, error: BaseException) -> Outcome:
+        context = self._context
+        if self._linger_until:
+            return Closed(self._ending or "")
+        if isinstance(error, ProtocolAbuse):
+            context.core.log.warning(
+                "protocol-abuse",
+                session=context.peer.session,
+                address=context.peer.address,
+                error=str(error),
+            )
+            return Closed(str(error))
+        broken = isinstance(error, ConnectionError)
+        if broken and (self._task is None or isinstance(error, ControlBroken)):
+            return Closed(str(error) or "the connection broke")
+        self._answer(*self._reply_for(error))
+        return AGAIN
+
+    def _reply_for(self, error: BaseException) -> tuple[Negative, str]:
+        context = self._context
+        if isinstance(error, Negative):
+            return error, "broken-off"
+        if isinstance(error, ConnectionError):
+            return Negative(426, f"the data connection broke: {error}"), "broken-off"
+        if isinstance(error, OSError):
+            error = from_oserror(error, "")
+        if not isinstance(error, Refusal):
+            context.core.log.unexpected("session-failed", error, session=context.peer.session)
+            error = Refusal("internal", "a fault in the server; it is in its log")
+        return context.negative(error), error.code
+
+    def _answer(self, reply: Negative, outcome: str) -> None:
+        """The request ends with this."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.failed(reply, outcome)
+            return
+        self._context.talk.finish(reply.code, reply.text)
+
+    def timed_out(self) -> Outcome:
+        context = self._context
+        if self._task is not None:
+            reply = self._task.timed_out()
+            if reply is not None:
+                self._answer(reply, "timeout")
+            return AGAIN
+        waited = time.monotonic() - self._parked_at
+        if context.data.ready and waited < self._usual_patience() and self._ending is None:
+            context.data.close()
+            return Park(READABLE, self._patience())
+        if not self._linger_until and not self._handshake:
+            context.negative(Refusal("timeout", "nothing came for too long"))
+            context.talk.say(421, "nothing came for too long")
+            context.wire.flush()
+        return Closed("timed out")
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def kick(self) -> None:
+        self._kicked = True
+
+    def account_changed(self) -> None:
+        self._changed = True
+
+    def close(self) -> None:
+        task, self._task = self._task, None
+        try:
+            if task is not None:
+                task.abandon()
+        finally:
+            self._context.data.close()
+            self._context.close()
+            self._context.wire.transport.sock.close()
+
+    # patience, in seconds
+
+    def _usual_patience(self) -> float:
+        """A stranger has one time for all he does."""
+        if self._context.login is None:
+            return max(0.0, self._login_by - time.monotonic())
+        return float(self._context.core.config.limits.idle_timeout)
+
+    def _patience(self) -> float:
+        usual = self._usual_patience()
+        return min(usual, _PORT_SECONDS) if self._context.data.ready else usual
