@@ -29,12 +29,14 @@ from forkd.ftp.state import Policy, State
 
 _NOOPS_MAX = 1000
 """NOOPs during one transfer."""
+OUT_MAX = 16 * 1024
+"""Bytes of replies after which no command is taken before some were sent."""
 
 
 class Conversation:
     """See the module.  Take requests with `next_request`, replies with `take_output`."""
 
-    __slots__ = ("_held", "_lines", "_noops", "_out", "busy", "policy", "state")
+    __slots__ = ("_held", "_lines", "_noops", "_out", "_said", "busy", "policy", "state")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -43,6 +45,7 @@ class Conversation:
         """A request is with the door."""
         self._lines = Lines()
         self._out: list[bytes] = []
+        self._said = 0
         self._held: bytes | Overlong | None = None
         self._noops = 0
 
@@ -64,21 +67,28 @@ class Conversation:
     def take_output(self) -> bytes:
         out = b"".join(self._out)
         self._out.clear()
+        self._said = 0
         return out
+
+    @property
+    def crowded(self) -> bool:
+        """No command is taken before the output was."""
+        return self._said >= OUT_MAX
 
     @property
     def has_output(self) -> bool:
         return bool(self._out)
 
     def say(self, code: int, text: str | bytes) -> None:
-        self._out.append(reply(code, text))
+        self.say_raw(reply(code, text))
 
     def say_lines(self, code: int, first: str, between: list[str | bytes], last: str) -> None:
-        self._out.append(multiline(code, first, between, last))
+        self.say_raw(multiline(code, first, between, last))
 
     def say_raw(self, lines: bytes) -> None:
         """Lines of a long reply that the door makes itself."""
         self._out.append(lines)
+        self._said += len(lines)
 
     # what the door tells
 
@@ -131,7 +141,7 @@ class Conversation:
 
         Raises ProtocolAbuse.
         """
-        while True:
+        while not self.crowded:
             line = self._held if self._held is not None else self._lines.next()
             self._held = None
             if line is None:
@@ -154,6 +164,7 @@ class Conversation:
                 request, taken = self._take(command), True
             if request is not None or not taken:
                 return request
+        return None
 
     def _meanwhile(self, command: Command) -> tuple[Request | None, bool]:
         """What may be said while a request runs."""

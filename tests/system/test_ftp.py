@@ -157,6 +157,17 @@ def test_many_commands_in_one_packet_and_one_in_many(ftp: FtpPeer) -> None:
     assert ftp.reply().startswith("200")
 
 
+def test_who_asks_much_and_reads_late_is_answered_in_order(ftp: FtpPeer) -> None:
+    many = 5000
+    flood = threading.Thread(target=ftp.send, args=["HELP", "NOOP"] * many)
+    flood.start()
+    time.sleep(0.5)
+    for _ in range(many):
+        assert ftp.reply().startswith("214-")
+        assert ftp.reply().startswith("200")
+    flood.join()
+
+
 # what is shown, and when
 
 
@@ -550,6 +561,21 @@ def test_ipv6(serve: Serve) -> None:
 
 
 # permissions, patience, and the administrator
+
+
+def test_a_drop_box_goes_on_with_its_own_upload(site: Site) -> None:
+    user = site.new_user("--perms", "write")
+    ftp = site.log_in(user)
+    data = ftp.open("STOR f")
+    data.sendall(b"x" * MIB)
+    site_moved(site, user, MIB)
+    ftp.send("ABOR")
+    assert ftp.reply().startswith("426")
+    assert ftp.reply().startswith("226")
+    data.close()
+    assert ftp.ask("SIZE f") == f"213 {MIB}"
+    assert ftp.store("APPE f", b"y").startswith("226")
+    assert ftp.ask("SIZE f").startswith("550")
 
 
 def test_what_an_account_may_not_do(site: Site, user: str, ftp: FtpPeer) -> None:

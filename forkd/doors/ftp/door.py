@@ -30,7 +30,7 @@ from forkd.serving.core import Core, Peer
 from forkd.serving.session import AGAIN, Activity, Closed, Job, Outcome, Park, Weight
 from forkd.serving.transport import READABLE, Plain, Tls
 
-_EVENTS_A_STEP = 64
+_EVENTS_A_STEP = 16
 _LINGER_SECONDS = 2.0
 """How long the client may take to read the last reply."""
 _PORT_SECONDS = 60.0
@@ -134,11 +134,13 @@ class FtpDoor:
         if self._changed:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
-        if wire.crowded and not wire.flush():
+        if (context.talk.crowded or wire.blocked) and not wire.flush():
             return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
         request = None if self._ending is not None else context.talk.next_request()
         if request is not None:
             return self._on_request(request)
+        if context.talk.crowded:
+            return None
         if self._task is not None:
             return self._go_on_with(self._task)
         if self._ending is not None:

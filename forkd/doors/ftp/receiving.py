@@ -23,6 +23,7 @@ from forkd.doors.ftp.changes import Pending, parked
 from forkd.doors.ftp.context import Context
 from forkd.doors.ftp.transfer import Transfer
 from forkd.errors import Refusal, from_oserror
+from forkd.ftp import paths
 from forkd.ftp.replies import Negative, quoted
 from forkd.serving.admission import Login
 from forkd.serving.session import AGAIN, Job, Outcome, Park, Weight
@@ -67,8 +68,8 @@ class Receiving(Transfer):
         if not plan.parts:
             raise Refusal("is-a-folder", "this is the account's folder")
         self._path = show(check_parts(plan.parts))
-        name = quoted(os.fsencode(self._path))
-        opening = b"FILE: " + os.fsencode(self._path[1:]) if plan.unique else b"Taking %s." % name
+        name = paths.show(plan.parts)
+        opening = b"FILE: " + name[1:] if plan.unique else b"Taking " + quoted(name) + b"."
         super().__init__(context, opening)
         self._login = login
         self._plan = plan

@@ -200,13 +200,18 @@ def _facts(context: Context, login: Login, request: OnPath) -> None:
 
 
 def _file_or_held(context: Context, login: Login, path: Parts) -> Item:
-    """What is there; where nothing is, or `resume` wants it so, the account's own upload."""
-    login.demand("list")
+    """What is there; where nothing is, or `resume` wants it so, the account's own upload.
+
+    Who may not look at files may still go on with his own.
+    """
+    if not login.allows("write"):
+        login.demand("list")
     shown = b"/" + b"/".join(path)
     try:
+        login.demand("list")
         item = item_of(login.files.tree.look(path), shown)
     except Refusal as refusal:
-        if refusal.code != "not-found" or not login.allows("write"):
+        if refusal.code not in ("not-found", "denied") or not login.allows("write"):
             raise
         held = login.files.held(source_of(path), path)
         if held is None:

@@ -8,6 +8,7 @@ import time
 from forkd.doors.ftp.context import Context
 from forkd.doors.ftp.transfer import Transfer
 from forkd.errors import Refusal
+from forkd.ftp import paths
 from forkd.ftp.replies import quoted
 from forkd.ftp.requests import Retrieve
 from forkd.serving.admission import Login
@@ -23,7 +24,7 @@ class Sending(Transfer):
         """Raises Refusal, Negative."""
         login.demand("read")
         self._path = show(check_parts(request.path))
-        super().__init__(context, b"Sending " + quoted(os.fsencode(self._path)) + b".")
+        super().__init__(context, b"Sending " + quoted(paths.show(request.path)) + b".")
         found = login.files.tree.open_read(request.path)
         if request.offset > found.size:
             os.close(found.fd)

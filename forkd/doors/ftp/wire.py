@@ -5,8 +5,8 @@ from __future__ import annotations
 from forkd.ftp.session import Conversation
 from forkd.serving.transport import Transport
 
-OUT_MAX = 64 * 1024
-"""Bytes of replies that may wait before no further command is taken."""
+_READ = 4096
+"""Bytes of commands in one go: who sends thousands at once shall not keep the others waiting."""
 
 
 class ControlBroken(ConnectionError):  # noqa: N818 - see errors.Refusal
@@ -19,17 +19,18 @@ class Wire:
     __slots__ = ("_buffer", "_rest", "drained", "talk", "transport")
 
     def __init__(self, transport: Transport, talk: Conversation, buffer: memoryview) -> None:
-        """`buffer` is shared by all doors of the loop."""
+        """`buffer` is shared by all doors of the loop, and larger than what is read in one go."""
         self.transport = transport
         self.talk = talk
         self.drained = False
         """The last read took all that was there."""
-        self._buffer = buffer
+        self._buffer = buffer[:_READ]
         self._rest = b""
 
     @property
-    def crowded(self) -> bool:
-        return len(self._rest) >= OUT_MAX
+    def blocked(self) -> bool:
+        """The client did not take all that was said."""
+        return bool(self._rest)
 
     def flush(self) -> bool:
         """Send what waits; False when the client takes no more.  Raises ControlBroken."""
