@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import stat
@@ -46,6 +47,16 @@ def test_all_families_are_bound(listeners: Listeners, tmp_path: Path) -> None:
     for address in real:
         connect(address)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
+def test_an_address_can_pass_to_another_door(listeners: Listeners) -> None:
+    (real,) = adopt(listeners, ANY_PORT)
+    (before,) = listeners.bound
+    adopt(listeners, dataclasses.replace(ANY_PORT, door="ftp"))
+    (after,) = listeners.bound
+    assert after.socket is before.socket
+    assert after.address.door == "ftp"
+    connect(real)
 
 
 def test_ipv6_leaves_ipv4_to_its_own_listener(listeners: Listeners) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from forkd.config import Config, Server, Tls
 from forkd.errors import StartError
-from forkd.serving.tlscontext import ensure_certificate, server_context
+from forkd.serving.tlscontext import Certificate, ensure_certificate, server_context
 
 
 @pytest.fixture
@@ -120,3 +121,29 @@ def test_an_encrypted_key_is_refused_without_asking(config: Config, tmp_path: Pa
     odd = files_config(tmp_path, Path(files.cert).read_bytes(), locked)
     with pytest.raises(StartError, match="without a password"):
         server_context(odd)
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, session: object) -> ssl.SSLObject:
+    """The client's side of a TLS 1.2 connection in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    here = client.wrap_bio(to_client, to_server, session=session)  # type: ignore[arg-type]
+    for _ in range(4):
+        for side in (here, there):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return here
+
+
+def test_contexts_from_memory_take_up_their_own_sessions_only(config: Config) -> None:
+    files = ensure_certificate(config)
+    certificate = Certificate(config)
+    Path(files.cert).unlink()
+    Path(files.key).unlink()
+    one, two = certificate.context(), certificate.context()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    session = shake_hands(one, client, None).session
+    assert shake_hands(one, client, session).session_reused
+    assert not shake_hands(two, client, session).session_reused
