@@ -75,8 +75,9 @@ def core_with(place: Place) -> Iterator[Make]:
             row=row,
             log=open_log(LogSettings(level="error")),
             hashes_full=lambda: full,
-            watch=lambda fd, call: None,
+            watch=lambda fd, call, wants=0: None,
             unwatch=lambda fd: None,
+            sessions=list,
         )
 
     yield make

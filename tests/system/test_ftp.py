@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ftplib
 import hashlib
 import io
+import json
 import os
 import random
 import re
@@ -659,6 +661,30 @@ def test_a_client_that_is_gone_at_the_end_published_nothing(
     again = site.log_in(user)
     assert wait_for(lambda: size_of(again, "f")) == "10"
     assert again.fetch("NLST") == b""
+
+
+def test_hooks_are_told_of_what_ftp_changes(serve: Serve, tmp_path: Path) -> None:
+    program = tmp_path / "record"
+    program.write_text(f'#!/bin/sh\nread -r line\necho "$line" >> {tmp_path}/told\n')
+    program.chmod(0o755)
+    site = serve(**{"hooks.record": {"exec": f'["{program}"]'}})
+    ftp = site.log_in()
+    ftp.stor("small", b"one")
+    ftp.stor("large", bytes(MIB))
+    ftp.store("APPE small", b" and two")
+    ftp.ask("RNFR small", "RNTO moved")
+    ftp.ask("DELE large")
+
+    def told() -> list[tuple[str, str, str]]:
+        with contextlib.suppress(FileNotFoundError):
+            lines = (tmp_path / "told").read_text().splitlines()
+            events = [json.loads(line) for line in lines]
+            return [(e["event"], e["path"], e["door"]) for e in events]
+        return []
+
+    wait_for(lambda: len(told()) >= 5)
+    assert [path for _, path, _ in told()] == ["/small", "/large", "/small", "/moved", "/large"]
+    assert {door for _, _, door in told()} == {"ftp"}
 
 
 def test_a_reload_cuts_no_transfer(serve: Serve) -> None:

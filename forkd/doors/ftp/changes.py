@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from forkd.doors.ftp.context import Context
 from forkd.errors import Refusal
+from forkd.events.journal import UNTOLD, Ticket
 from forkd.ftp.replies import Negative
 from forkd.serving.session import FOREVER, Outcome, Park
 from forkd.serving.transport import READABLE
@@ -16,12 +17,13 @@ from forkd.storage.tree import Parts
 class Pending:
     """A commit.Change whose end is waited for."""
 
-    __slots__ = ("_apply", "_context", "_ended", "_fail", "data", "over", "refusal")
+    __slots__ = ("_apply", "_context", "_ended", "_fail", "data", "over", "refusal", "ticket")
 
     def __init__(
         self,
         context: Context,
         apply: Callable[[Folders], object],
+        ticket: Ticket = UNTOLD,
         data: int | None = None,
         fail: Callable[[], None] = lambda: None,
         ended: Callable[[str], None] = lambda _: None,
@@ -32,6 +34,7 @@ class Pending:
         the loop's thread, whether the session still lives or not.
         """
         self.data = data
+        self.ticket = ticket
         self.over = False
         self.refusal: Refusal | None = None
         self._context = context
@@ -73,6 +76,7 @@ class Reshaping:
         work: Callable[[], object],
         touched: Sequence[Parts],
         reply: tuple[int, str | bytes],
+        ticket: Ticket = UNTOLD,
     ) -> None:
         """`touched` are the folders that `work` changes."""
         tree = context.require_login().files.tree
@@ -85,7 +89,7 @@ class Reshaping:
 
         self._context = context
         self._reply = reply
-        self._change = Pending(context, apply)
+        self._change = Pending(context, apply, ticket)
 
     def step(self) -> Outcome | None:
         if not self._change.over:

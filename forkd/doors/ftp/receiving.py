@@ -23,6 +23,7 @@ from forkd.doors.ftp.changes import Pending, parked
 from forkd.doors.ftp.context import Context
 from forkd.doors.ftp.transfer import Transfer
 from forkd.errors import Refusal, from_oserror
+from forkd.events.journal import UNTOLD, Ticket
 from forkd.ftp import paths
 from forkd.ftp.replies import Negative, quoted
 from forkd.serving.admission import Login
@@ -87,6 +88,7 @@ class Receiving(Transfer):
         self._paid = False
         self._ended = False
         self._quarantined = 0.0
+        self._ticket: Ticket = UNTOLD
         self._change: Pending | None = None
         self._copied_from: os.stat_result | None = None
         self._begin_first = plan.at != 0 or (plan.announced or 0) > SMALL
@@ -316,9 +318,11 @@ class Receiving(Transfer):
         else:
             self._incoming = files.complete(self._incoming, self._size)
         incoming = self._incoming
+        self._ticket = files.publishing(incoming, self._plan.parts, None)
         self._change = Pending(
             self.context,
             self._apply,
+            self._ticket,
             incoming.staged.fd,
             fail=lambda: files.discard(incoming),
             ended=self._tell,
@@ -352,7 +356,7 @@ class Receiving(Transfer):
         except BaseException:
             files.abandon(incoming)
             raise
-        replaced = files.publish(incoming, folder, parts[-1], self._may_replace)
+        replaced = files.publish(incoming, folder, parts[-1], self._may_replace, self._ticket)
         if self._receiver is None:
             self._drop_held()
         return replaced

@@ -134,9 +134,13 @@ def _make_folder(context: Context, login: Login, request: OnPath) -> Task:
 def _remove_folder(context: Context, login: Login, request: OnPath) -> Task:
     login.demand("delete")
     parts = _named(request.path)
-    tree = login.files.tree
+    files, ticket = login.files, login.files.removing_folder(parts)
     return Reshaping(
-        context, lambda: tree.remove_folder(parts), [parts[:-1]], (250, "It is removed.")
+        context,
+        lambda: files.remove_folder(parts, ticket),
+        [parts[:-1]],
+        (250, "It is removed."),
+        ticket,
     )
 
 
@@ -147,15 +151,16 @@ def _remove_file(context: Context, login: Login, request: OnPath) -> Task:
     """Where there is no file but an interrupted upload of the name, that is removed."""
     login.demand("delete")
     parts, files = _named(request.path), login.files
+    removal = files.removing(parts)
 
     def remove() -> None:
         try:
-            files.remove_file(parts)
+            files.remove(removal)
         except Refusal as refusal:
             if refusal.code != "not-found" or not files.drop_held(source_of(parts), parts):
                 raise
 
-    return Reshaping(context, remove, [parts[:-1]], (250, "It is removed."))
+    return Reshaping(context, remove, [parts[:-1]], (250, "It is removed."), removal.ticket)
 
 
 def _begin_rename(context: Context, login: Login, request: OnPath) -> None:
@@ -168,11 +173,13 @@ def _rename(context: Context, login: Login, request: requests.Rename) -> Task:
     login.demand("move")
     parts, to = _named(check_parts(request.path)), _named(check_parts(request.to))
     files, may_replace = login.files, login.allows("replace")
+    ticket = files.moving(parts, to)
     return Reshaping(
         context,
-        lambda: files.move(parts, to, may_replace),
+        lambda: files.move(parts, to, may_replace, ticket),
         [parts[:-1], to[:-1]],
         (250, "It is renamed."),
+        ticket,
     )
 
 
