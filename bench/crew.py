@@ -37,6 +37,7 @@ class Task(Protocol):
 def run_together(tasks: Sequence[Task], meter: Meter) -> float:
     """Seconds in which all tasks have run.  Raises BenchError when one fails or takes too long."""
     go, start = os.pipe()
+    check, look = os.pipe()  # of its own: who is quick must not take the start of the slow
     told, tell = os.pipe()
     children: list[int] = []
     heard: Counter[int] = Counter()
@@ -44,9 +45,9 @@ def run_together(tasks: Sequence[Task], meter: Meter) -> float:
         for task in tasks:
             pid = os.fork()
             if pid == 0:
-                os.close(start)
-                os.close(told)
-                _client(task, go, tell)
+                for fd in (start, look, told):
+                    os.close(fd)
+                _client(task, go, check, tell)
             children.append(pid)
         ends = time.monotonic() + _PATIENCE
         _await(told, heard, _READY, len(tasks), ends)
@@ -54,18 +55,18 @@ def run_together(tasks: Sequence[Task], meter: Meter) -> float:
         os.write(start, b"g" * len(tasks))
         _await(told, heard, _DONE, len(tasks), ends)
         seconds = meter.stop()
-        os.write(start, b"g" * len(tasks))
+        os.write(look, b"c" * len(tasks))
         _await(told, heard, _RIGHT, len(tasks), ends)
         return seconds
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)  # not waited for yet, so still ours
             os.waitpid(pid, 0)
-        for fd in (go, start, told, tell):
+        for fd in (go, start, check, look, told, tell):
             os.close(fd)
 
 
-def _client(task: Task, go: int, tell: int) -> NoReturn:
+def _client(task: Task, go: int, check: int, tell: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -74,7 +75,7 @@ def _client(task: Task, go: int, tell: int) -> NoReturn:
         os.read(go, 1)
         task.run()
         os.write(tell, _DONE)
-        os.read(go, 1)
+        os.read(check, 1)
         task.verify()
         os.write(tell, _RIGHT)
     except BaseException:
