@@ -62,8 +62,8 @@ class Pool:
 
     @property
     def has_spare(self) -> bool:
-        """Half of the threads have nothing to do: a task may wait on its own for something."""
-        return self._load <= self._most // 2
+        """A thread has nothing to do: a task may wait briefly on its own for something."""
+        return self._load < self._most
 
     def submit(self, task: Task) -> None:
         """Run `task` on a thread as soon as one is free."""

@@ -28,7 +28,7 @@ SMALL = 64 * 1024
 """Content up to this many bytes is moved on the loop's thread."""
 STEP_BYTES = 64 * 1024 * 1024
 STEP_SECONDS = 1.0
-PATIENCE = 0.05
+PATIENCE = 0.02
 """Seconds a step waits on its thread for the peer before the session is parked; none where threads
 are scarce, or slow peers would hold them all."""
 BUFFER = 1024 * 1024
