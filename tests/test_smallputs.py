@@ -115,3 +115,14 @@ def test_a_fault_of_one_is_not_that_of_the_others(
         assert [meta.get("code") for _, _, meta, _ in told][1:3] == ["no-space", "internal"]
         assert sorted(os.listdir(nest.home)) == ["f0", "f3"]
         assert len(list(nest.file.leases())) == 0
+
+
+def test_what_came_before_a_broken_frame_is_taken(nest: Nest) -> None:
+    peer = nest.alice()
+    meta = b'{"op":"put","path":"f","size":1}'
+    whole = HEADER.pack(REQUEST, 0, len(meta), 9, 1) + meta + b"x"
+    peer.sock.sendall(whole + b"this is no frame")
+    told = [peer.read() for _ in range(2)]
+    assert [(kind, about) for kind, about, *_ in told] == [(REPLY, 9), (ERROR, 0)]
+    assert told[1][2]["code"] == "bad-frame"
+    assert (nest.home / "f").read_bytes() == b"x"

@@ -315,7 +315,8 @@ class NativeDoor:
         return AGAIN
 
     def _refuse_stream(self, error: FrameError) -> None:
-        """What follows cannot be understood."""
+        """What follows cannot be understood; what came before is done and answered."""
+        self._small.flush()
         self._context.refuse(0, error)
         self._end("broken frame")
 
