@@ -18,8 +18,8 @@ Rules
 
 from __future__ import annotations
 
-from forkd.ftp import commands, requests
-from forkd.ftp.commands import Command
+from forkd.ftp import arguments, commands, requests
+from forkd.ftp.arguments import Command
 from forkd.ftp.handlers import HANDLERS
 from forkd.ftp.lines import LINE_MAX, Lines, Overlong
 from forkd.ftp.paths import Parts, show
@@ -60,6 +60,17 @@ class Conversation:
     def has_commands(self) -> bool:
         """Something was said that is not taken yet."""
         return self._held is not None or bool(self._lines.buffered)
+
+    @property
+    def is_amid(self) -> bool:
+        """What was said last is for the next command: RNFR, REST, ALLO, USER."""
+        state = self.state
+        return (
+            state.rename_from is not None
+            or bool(state.restart)
+            or state.allocated is not None
+            or (state.user is not None and not state.logged_in)
+        )
 
     def receive(self, data: bytes | memoryview) -> None:
         self._lines.receive(data)
@@ -173,7 +184,7 @@ class Conversation:
             return None, True
         if command.verb == "ABOR":
             return requests.Abort(), True
-        if isinstance(command, commands.WithPath) and command.verb == "STAT" and not command.path:
+        if isinstance(command, arguments.WithPath) and command.verb == "STAT" and not command.path:
             return requests.Status(), True
         return None, False
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from forkd.doors.ftp.dataport import DataPort
+from forkd.doors.ftp.lingering import Lingering
 from forkd.doors.ftp.settings import FtpSettings
 from forkd.doors.ftp.wire import Wire
-from forkd.errors import Refusal
+from forkd.errors import Refusal, from_oserror
 from forkd.ftp.replies import Negative, code_for
 from forkd.ftp.session import Conversation
 from forkd.serving.admission import Login
@@ -37,6 +38,8 @@ class Context:
     moved_down: int = 0
     changes: int = 0
     """Changes submitted and not done."""
+    lingering: Lingering | None = None
+    """The data connection of a refused upload; one at most."""
     _closed: bool = False
 
     def require_login(self) -> Login:
@@ -48,6 +51,19 @@ class Context:
         """The reply for a refusal of the core, which is counted; on the loop's thread."""
         self.core.row.add(f"refusals_total:{refusal.code}")
         return Negative(code_for(refusal), refusal.message)
+
+    def reply_for(self, error: BaseException) -> tuple[Negative, str]:
+        """What a failed request ends with, and the outcome for the log; on the loop's thread."""
+        if isinstance(error, Negative):
+            return error, "broken-off"
+        if isinstance(error, ConnectionError):
+            return Negative(426, f"the data connection broke: {error}"), "broken-off"
+        if isinstance(error, OSError):
+            error = from_oserror(error, "")
+        if not isinstance(error, Refusal):
+            self.core.log.unexpected("session-failed", error, session=self.peer.session)
+            error = Refusal("internal", "a fault in the server; it is in its log")
+        return self.negative(error), error.code
 
     def ended(
         self,
@@ -78,6 +94,12 @@ class Context:
         activity.state, activity.path, activity.transferring = "idle", "", False
         activity.size = activity.moved = 0
 
+    def linger(self, lingering: Lingering) -> None:
+        """Keep it until the session is over, or the next one takes its place."""
+        before, self.lingering = self.lingering, lingering
+        if before is not None:
+            before.close()
+
     def change_done(self) -> None:
         """A submitted change is done; on the loop's thread."""
         self.changes -= 1
@@ -96,6 +118,8 @@ class Context:
     def close(self) -> None:
         """The session is over; the tree is kept until the last change is done."""
         self._closed = True
+        if self.lingering is not None:
+            self.lingering.close()
         self.count_bytes()
         if not self.changes:
             self.log_out()

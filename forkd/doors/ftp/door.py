@@ -17,10 +17,12 @@ import time
 from forkd.doors.ftp.context import Context, Task
 from forkd.doors.ftp.dataport import DataPort
 from forkd.doors.ftp.gate import Gate
+from forkd.doors.ftp.patience import Patience
 from forkd.doors.ftp.requests import carry_out
 from forkd.doors.ftp.settings import FtpSettings
+from forkd.doors.ftp.telling import tell_status
 from forkd.doors.ftp.wire import ControlBroken, Wire
-from forkd.errors import Refusal, from_oserror
+from forkd.errors import Refusal
 from forkd.ftp import requests
 from forkd.ftp.replies import Negative
 from forkd.ftp.requests import Request
@@ -33,8 +35,6 @@ from forkd.serving.transport import READABLE, Plain, Tls
 _EVENTS_A_STEP = 16
 _LINGER_SECONDS = 2.0
 """How long the client may take to read the last reply."""
-_PORT_SECONDS = 60.0
-"""How long a port waits for a command that uses it."""
 
 
 class FtpDoor:
@@ -44,14 +44,12 @@ class FtpDoor:
     __slots__ = (
         "_changed",
         "_context",
-        "_draining",
         "_ending",
         "_gate",
         "_handshake",
         "_kicked",
         "_linger_until",
-        "_login_by",
-        "_parked_at",
+        "_patience",
         "_refusal",
         "_task",
     )
@@ -77,13 +75,11 @@ class FtpDoor:
         wire = Wire(Plain(sock), talk, buffer)
         self._context = Context(core, peer, settings, wire, talk, data, activity, buffer)
         self._gate = Gate(self._context, self._end, self.kick)
-        self._login_by = time.monotonic() + core.config.limits.login_timeout
-        self._parked_at = 0.0
+        self._patience = Patience(core.config.limits, time.monotonic())
         self._linger_until = 0.0
         self._task: Task | None = None
         self._ending: str | None = None
         self._handshake = implicit
-        self._draining = False
         self._changed = False
         self._kicked = False
         self._refusal = refusal
@@ -130,7 +126,7 @@ class FtpDoor:
         if self._kicked:
             return self._leave_at_once()
         if self._handshake and not self._shake_hands():
-            return Park(wire.transport.wants, self._patience())
+            return Park(wire.transport.wants, self._patience_left())
         if self._changed:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
@@ -145,28 +141,27 @@ class FtpDoor:
             return self._go_on_with(self._task)
         if self._ending is not None:
             return self._finish()
-        if self._draining:
+        count = self._fill()
+        if count is not None:
+            return None if count else Closed("the client left")
+        left = self._patience_left()
+        if left <= 0 and self._patience.is_leaving:
             context.talk.say(421, "the server is being restarted; connect again")
             self._end("going away")
             return None
-        return self._read()
+        return Park(wire.transport.wants, left)
 
-    def _read(self) -> Outcome | None:
+    def _fill(self) -> int | None:
         count = self._context.wire.fill()
         if count:
-            return None
-        if count == 0:
-            return Closed("the client left")
-        self._parked_at = time.monotonic()
-        return Park(self._context.wire.transport.wants, self._patience())
+            self._patience.heard()
+        return count
 
     def _go_on_with(self, task: Task) -> Outcome | None:
         """The control connection first: what is said there may concern the task."""
-        count = self._context.wire.fill()
-        if count:
-            return None
-        if count == 0:
-            return Closed("the client left")
+        count = self._fill()
+        if count is not None:
+            return None if count else Closed("the client left")
         outcome = task.step()
         if outcome is None:
             self._task = None
@@ -211,7 +206,7 @@ class FtpDoor:
             case requests.Abort():
                 self._abort()
             case requests.Status():
-                self._tell_status()
+                tell_status(context)
             case requests.Leave():
                 self._end("quit")
             case requests.StartTls():
@@ -237,18 +232,6 @@ class FtpDoor:
             context.talk.say(226, "It is broken off.")
         else:
             context.talk.say(225, "It is too late to break that off.")
-
-    def _tell_status(self) -> None:
-        context, activity = self._context, self._context.activity
-        lines: list[str | bytes] = [
-            f"You are {activity.user or 'not logged in'}, from {context.peer.address}.",
-            f"The connection is {'under ' + activity.tls if activity.tls else 'in clear'}.",
-            f"TYPE is {context.talk.state.type}.",
-        ]
-        if activity.transferring:
-            size = f" of {activity.size}" if activity.size else ""
-            lines.append(f"{activity.state}: {activity.moved}{size} bytes moved.")
-        context.talk.say_lines(211, "Status:", lines, "End")
 
     # the end
 
@@ -297,21 +280,8 @@ class FtpDoor:
         broken = isinstance(error, ConnectionError)
         if broken and (self._task is None or isinstance(error, ControlBroken)):
             return Closed(str(error) or "the connection broke")
-        self._answer(*self._reply_for(error))
+        self._answer(*context.reply_for(error))
         return AGAIN
-
-    def _reply_for(self, error: BaseException) -> tuple[Negative, str]:
-        context = self._context
-        if isinstance(error, Negative):
-            return error, "broken-off"
-        if isinstance(error, ConnectionError):
-            return Negative(426, f"the data connection broke: {error}"), "broken-off"
-        if isinstance(error, OSError):
-            error = from_oserror(error, "")
-        if not isinstance(error, Refusal):
-            context.core.log.unexpected("session-failed", error, session=context.peer.session)
-            error = Refusal("internal", "a fault in the server; it is in its log")
-        return context.negative(error), error.code
 
     def _answer(self, reply: Negative, outcome: str) -> None:
         """The request ends with this."""
@@ -328,10 +298,13 @@ class FtpDoor:
             if reply is not None:
                 self._answer(reply, "timeout")
             return AGAIN
-        waited = time.monotonic() - self._parked_at
-        if context.data.ready and waited < self._usual_patience() and self._ending is None:
-            context.data.close()
-            return Park(READABLE, self._patience())
+        if self._ending is None and not self._handshake:
+            if self._patience.is_leaving:
+                return AGAIN
+            context.data.close()  # a port that nobody used need not be the end
+            left = self._patience_left()
+            if left > 0:
+                return Park(READABLE, left)
         if not self._linger_until and not self._handshake:
             context.negative(Refusal("timeout", "nothing came for too long"))
             context.talk.say(421, "nothing came for too long")
@@ -339,7 +312,7 @@ class FtpDoor:
         return Closed("timed out")
 
     def drain(self) -> None:
-        self._draining = True
+        self._patience.leave(time.monotonic())
 
     def kick(self) -> None:
         self._kicked = True
@@ -357,14 +330,12 @@ class FtpDoor:
             self._context.close()
             self._context.wire.transport.sock.close()
 
-    # patience, in seconds
-
-    def _usual_patience(self) -> float:
-        """A stranger has one time for all he does."""
-        if self._context.login is None:
-            return max(0.0, self._login_by - time.monotonic())
-        return float(self._context.core.config.limits.idle_timeout)
-
-    def _patience(self) -> float:
-        usual = self._usual_patience()
-        return min(usual, _PORT_SECONDS) if self._context.data.ready else usual
+    def _patience_left(self) -> float:
+        context = self._context
+        port = context.data.ready
+        return self._patience.left(
+            time.monotonic(),
+            stranger=context.login is None,
+            port=port,
+            amid=port or context.talk.is_amid,
+        )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
+from forkd.doors.ftp import telling
 from forkd.doors.ftp.changes import Reshaping
 from forkd.doors.ftp.context import Context, Task
 from forkd.doors.ftp.hashing import Hashing
+from forkd.doors.ftp.landing import Plan, source_of
 from forkd.doors.ftp.listing import SendingList, TellingList, item_of
-from forkd.doors.ftp.receiving import Plan, Receiving, source_of
+from forkd.doors.ftp.receiving import Receiving
 from forkd.doors.ftp.sending import Sending
 from forkd.errors import Refusal
 from forkd.ftp import requests
@@ -21,7 +23,6 @@ from forkd.listen import address_for
 from forkd.serving.admission import Login
 from forkd.storage.names import check_parts, show
 from forkd.storage.tree import Parts
-from forkd.units import format_bytes
 
 
 def carry_out(context: Context, request: Request) -> Task | None:
@@ -90,9 +91,9 @@ def _answer(context: Context, login: Login, request: Request) -> None:
             login.files.tree.set_mode(check_parts(request.path), request.mode)
             talk.finish(200, "The mode is set.")
         case requests.Tell("QUOTA"):
-            _tell_quota(context, login)
+            telling.tell_quota(context, login)
         case requests.Tell("WHO"):
-            _tell_who(context, login)
+            telling.tell_who(context, login)
         case _:
             raise Negative(502, "that is not implemented")
 
@@ -238,38 +239,7 @@ def _modified(context: Context, login: Login, request: OnPath) -> None:
 
 
 def _available(context: Context, login: Login, _: OnPath) -> None:
-    context.talk.finish(213, str(_room(login)))
-
-
-def _room(login: Login) -> int:
-    """Bytes that the account can store now."""
-    usage, free = login.files.usage(), login.files.tree.free_bytes()
-    return free if usage.limit is None else max(0, min(free, usage.limit - usage.used))
-
-
-def _tell_quota(context: Context, login: Login) -> None:
-    usage = login.files.usage()
-    limit = "unlimited" if usage.limit is None else f"{format_bytes(usage.limit)}, {usage.limit}"
-    room = _room(login)
-    lines: list[str | bytes] = [
-        f"limit {limit}",
-        f"used {format_bytes(usage.used)}, {usage.used}",
-        f"left {format_bytes(room)}, {room}",
-    ]
-    context.talk.say_lines(200, "Your quota, in bytes:", lines, "That is all.")
-    context.talk.finish()
-
-
-def _tell_who(context: Context, login: Login) -> None:
-    admins = context.settings.config.admins
-    if login.account.name not in admins:
-        raise Refusal("denied", "SITE WHO is for administrators")
-    lines: list[str | bytes] = [
-        f"{info.user or '-'} {info.peer} {info.door} {info.state} {info.path}"
-        for info in context.core.sessions()
-    ]
-    context.talk.say_lines(200, "Sessions of this worker:", lines, "That is all.")
-    context.talk.finish()
+    context.talk.finish(213, str(telling.room(login)))
 
 
 _Answer = Callable[[Context, Login, OnPath], Task | None]

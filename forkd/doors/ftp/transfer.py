@@ -171,10 +171,17 @@ class Transfer(ABC):
         self._unwatch()
         phase, self._phase = self._phase, Phase.OVER
         if phase in (Phase.HANDSHAKE, Phase.MOVING):
-            if orderly and not self.transport.kernel:
-                self.transport.shutdown()
-            self.transport.sock.close()
+            if orderly:
+                if not self.transport.kernel:
+                    self.transport.shutdown()
+                self.transport.sock.close()
+            else:
+                self.drop_data()
         self.context.data.close()
+
+    def drop_data(self) -> None:
+        """Close the data connection of a transfer that failed."""
+        self.transport.sock.close()
 
     def finish(self, code: int, text: str | bytes) -> None:
         """All went well."""

@@ -1,0 +1,52 @@
+"""A refused upload's data connection: what the client still sends is read and dropped for a while.
+
+A close with unread bytes is a reset (RFC 1122 section 4.2.2.13), and a client that meets one while
+it sends tells of that instead of the reply that says why.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from forkd.serving.core import Core
+from forkd.serving.transport import READABLE
+
+_SECONDS = 30.0
+"""For who goes on sending.  Who is silent is closed with his session, or for the next transfer."""
+
+
+class Lingering:
+    """Owns the socket, on the loop's thread; of a TLS connection what comes is not deciphered."""
+
+    __slots__ = ("_buffer", "_core", "_sock", "_until")
+
+    def __init__(self, core: Core, sock: socket.socket, buffer: memoryview) -> None:
+        """`buffer` is shared by all doors of the loop."""
+        self._core = core
+        self._sock = sock
+        self._buffer = buffer
+        self._until = time.monotonic() + _SECONDS
+        try:
+            socket.socket.shutdown(sock, socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        core.watch(sock.fileno(), self._drop, READABLE)
+
+    def _drop(self) -> None:
+        try:
+            more = socket.socket.recv_into(self._sock, self._buffer)
+        except BlockingIOError:
+            more = 1
+        except OSError:
+            more = 0
+        if not more or time.monotonic() > self._until:
+            self.close()
+            return
+        self._core.watch(self._sock.fileno(), self._drop, READABLE)
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._core.unwatch(self._sock.fileno())
+            self._sock.close()
