@@ -63,14 +63,10 @@ class Conversation:
 
     @property
     def is_amid(self) -> bool:
-        """What was said last is for the next command: RNFR, REST, ALLO, USER."""
+        """What was said last is for the next command: RNFR, REST, ALLO."""
         state = self.state
-        return (
-            state.rename_from is not None
-            or bool(state.restart)
-            or state.allocated is not None
-            or (state.user is not None and not state.logged_in)
-        )
+        announced = state.allocated is not None or bool(state.restart)
+        return announced or state.rename_from is not None
 
     def receive(self, data: bytes | memoryview) -> None:
         self._lines.receive(data)

@@ -332,10 +332,10 @@ class FtpDoor:
 
     def _patience_left(self) -> float:
         context = self._context
-        port = context.data.ready
+        port, stranger = context.data.ready, context.login is None
         return self._patience.left(
             time.monotonic(),
-            stranger=context.login is None,
+            stranger=stranger,
             port=port,
-            amid=port or context.talk.is_amid,
+            amid=port or stranger or context.talk.is_amid,
         )

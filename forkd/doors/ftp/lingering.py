@@ -10,29 +10,25 @@ import socket
 import time
 
 from forkd.serving.core import Core
-from forkd.serving.transport import READABLE
+from forkd.serving.transport import READABLE, Transport
 
 _SECONDS = 30.0
 """For who goes on sending.  Who is silent is closed with his session, or for the next transfer."""
 
 
 class Lingering:
-    """Owns the socket, on the loop's thread; of a TLS connection what comes is not deciphered."""
+    """Owns the connection, on the loop's thread; under TLS what comes is not deciphered."""
 
     __slots__ = ("_buffer", "_core", "_sock", "_until")
 
-    def __init__(self, core: Core, sock: socket.socket, buffer: memoryview) -> None:
+    def __init__(self, core: Core, transport: Transport, buffer: memoryview) -> None:
         """`buffer` is shared by all doors of the loop."""
         self._core = core
-        self._sock = sock
+        self._sock = transport.sock
         self._buffer = buffer
         self._until = time.monotonic() + _SECONDS
-        try:
-            socket.socket.shutdown(sock, socket.SHUT_WR)
-        except OSError:
-            sock.close()
-            return
-        core.watch(sock.fileno(), self._drop, READABLE)
+        transport.shutdown()
+        core.watch(self._sock.fileno(), self._drop, READABLE)
 
     def _drop(self) -> None:
         try:

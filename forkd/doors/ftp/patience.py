@@ -4,9 +4,9 @@ Rules
   1. A stranger has one time for all he does; who is logged in has one from each command on.
   2. A port for data is kept open for a minute.
   3. When the worker leaves, who is silent goes at once, who is in the middle of his commands (they
-     follow each other, or PASV, REST or RNFR was said and what uses it was not) may go on with
-     them: nobody is cut between his log-in and his only file, and a client that sends file after
-     file is told between two of them.
+     follow each other, or PASV, REST or RNFR was said and what uses it was not, or he is about to
+     log in) may go on with them: nobody is cut between his log-in and his only file, and a client
+     that sends file after file is told between two of them.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ class Receiving(Transfer):
         return self._change is None and super().abort()
 
     def drop_data(self) -> None:
-        self.context.linger(Lingering(self.context.core, self.transport.sock, self.context.buffer))
+        self.context.linger(Lingering(self.context.core, self.transport, self.context.buffer))
 
     def give_up(self, outcome: str) -> None:
         if self._change is not None:
