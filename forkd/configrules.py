@@ -78,8 +78,9 @@ def contradictions(config: Config) -> Iterator[Flaw]:
 
 
 def _addresses(config: Config) -> Iterator[Flaw]:
-    if not config.listen.native:
-        yield Flaw("listen.native", "names no address: nobody could connect")
+    if not config.listen.addresses:
+        reason = "names no address, and neither do ftp and ftps: nobody could connect"
+        yield Flaw("listen.native", reason, ("listen.ftp", "listen.ftps"))
     fixed = [
         address for address in config.listen.addresses if address.family == "unix" or address.port
     ]

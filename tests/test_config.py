@@ -140,7 +140,7 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
             '["server"]\n"workers" = 99\n',
             "f.toml:2: server.workers: must be a whole number, 0 to 32",
         ),
-        ("[listen]\nnative = []\n", "f.toml:2: listen.native: names no address"),
+        ("[listen]\nnative = []\n", "f.toml:2: listen.native: names no address, and neither do"),
         ("[listen]\nnative = ['a']\n", "f.toml:2: listen.native: 'a' is not host:port"),
         ("[listen]\nnative = 'a'\n", "f.toml:2: listen.native: must be a list of texts"),
         ("[listen]\nnative = [1]\n", "f.toml:2: listen.native: must be a list of texts"),

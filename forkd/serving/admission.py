@@ -88,8 +88,8 @@ def demand_welcome(limits: LimitTable, config: Config, origin: str) -> None:
     if seconds:
         raise Refusal(
             "banned",
-            f"too many log-ins from {origin} failed; it is refused for another "
-            f"{format_seconds(seconds + 1)}",
+            f"too many log-ins from {origin} failed: connections from there are refused for "
+            f"another {format_seconds(seconds + 1)}",
         )
 
 
