@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -40,9 +41,14 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     group: str = ""
     state_dir: str = "/var/lib/forkd"
     runtime_dir: str = "/run/forkd"
-    pidfile: str = "/run/forkd/forkd.pid"
+    pidfile: str = ""
     graceful_timeout: Seconds = Seconds(30)
     watchdog_timeout: Seconds = Seconds(30)
+
+    @property
+    def pidfile_path(self) -> str:
+        """Where `forkd serve --daemon` writes its process id."""
+        return self.pidfile or os.path.join(self.runtime_dir, "forkd.pid")
 
 
 class Listen(Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,7 +211,7 @@ def parse(text: str, source: str, *rules: Rule) -> Config:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([syntax_problem(source, error)]) from None
+        raise ConfigError([syntax_problem(text, source, error)]) from None
     problems = _Problems(text, source)
     config = msgspec.structs.replace(_config(raw, problems), source=source)
     for rule in (contradictions, *rules):

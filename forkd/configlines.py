@@ -41,9 +41,12 @@ def _plain(name: str) -> str:
     return ".".join(part.strip().strip("\"'") for part in name.split("."))
 
 
-def syntax_problem(source: str, error: tomllib.TOMLDecodeError) -> str:
-    """A text that is no TOML, as "file:line: reason"."""
+def syntax_problem(text: str, source: str, error: tomllib.TOMLDecodeError) -> str:
+    """A text that is no TOML, as "file:line: reason: the line"."""
     place = _PLACE.search(str(error))
     if place is None:
         return f"{source}: is not TOML: {error}"
-    return f"{source}:{place[1]}: is not TOML: {str(error)[: place.start()]} (column {place[2]})"
+    reason, number = str(error)[: place.start()], int(place[1])
+    line = (text.splitlines()[number - 1 : number] or [""])[0].strip()
+    quoted = f": {line}" if line else ""
+    return f"{source}:{number}: is not TOML: {reason} (column {place[2]}){quoted}"

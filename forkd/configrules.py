@@ -118,10 +118,10 @@ def _paths(config: Config) -> Iterator[Flaw]:
     needed = {
         "server.state_dir": config.server.state_dir,
         "server.runtime_dir": config.server.runtime_dir,
-        "server.pidfile": config.server.pidfile,
         "storage.path": config.storage.path,
     }
     optional = {
+        "server.pidfile": config.server.pidfile,
         "tls.cert": config.tls.cert,
         "tls.key": config.tls.key,
         "log.file": config.log.file,

@@ -33,7 +33,6 @@ _TEMPLATE = """\
 [server]
 state_dir = "{state}"
 runtime_dir = "{runtime}"
-pidfile = "{runtime}/forkd.pid"
 
 [listen]
 native = ["127.0.0.1:{port}", "unix:{runtime}/forkd.sock"]
@@ -137,21 +136,25 @@ def welcome(place: Place) -> str:
     tools = os.path.dirname(os.path.abspath(sys.argv[0]))
     if not os.path.exists(os.path.join(tools, "forkc")):
         tools = os.path.join(sys.prefix, "bin")
-    forkc, forkctl = (shlex.quote(os.path.join(tools, name)) for name in ("forkc", "forkctl"))
     address = next((a for a in config.listen.native if a.family != "unix"), None)
     host = str(address) if address else "127.0.0.1"
     sample = "README.md" if os.path.exists("README.md") else config.source
     password = _kept_password(place) or "<the one you gave it>"
-    settings = shlex.quote(config.source)
+    taken = ""
+    if address and address.port != NATIVE_PORT:
+        taken = f"Port {NATIVE_PORT} was taken when it was made, so it is at {address.port}.\n"
     return f"""
-forkd serves from {place.folder}.  In a second terminal:
+forkd serves from {place.folder}.
+{taken}In a second terminal:
 
-  export FORKC_PASSWORD={shlex.quote(password)}
-  {forkc} put {shlex.quote(os.path.abspath(sample))} forkd://{USER}@{host}/
-  {forkc} ls forkd://{USER}@{host}/
-  {forkc} run forkd://{USER}@{host}/ df
-  {forkctl} -c {settings} status
+  export PATH={shlex.quote(tools)}:"$PATH" FORKD_CONFIG={shlex.quote(config.source)}
+  export U=forkd://{USER}@{host} FORKC_PASSWORD={shlex.quote(password)}
+  forkc put {shlex.quote(os.path.abspath(sample))} $U/
+  forkc ls $U/
+  forkc run $U/ df
+  forkctl status
 
+url       forkd://{USER}@{host}/
 user      {USER}
 password  {password}
 metrics   {f"http://{config.metrics.listen}/metrics" if config.metrics.listen else "off"}

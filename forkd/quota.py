@@ -350,8 +350,8 @@ def _standing() -> Refusal:
 def _over_quota(charged: int, limit: int, more: int) -> Refusal:
     return Refusal(
         "quota",
-        f"the quota of {format_bytes(limit)} does not suffice: {format_bytes(charged)} are used "
-        f"({charged} bytes), {format_bytes(more)} more are needed ({more} bytes)",
+        f"the quota of {format_bytes(limit)} does not suffice: {format_bytes(charged)} used "
+        f"({charged} bytes), {format_bytes(more)} more needed ({more} bytes)",
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"^\s*(\d+)(?:\.(\d+))?\s*(B|[KMGTP]i?B?)?\s*$", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(
+    r"^\s*(\d+)(?:\.(\d+))?\s*(?:B|([KMGTP])(I?)(B?))?\s*$", re.IGNORECASE | re.ASCII
+)
 _SPAN = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*$", re.ASCII)
-_POWER = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 MAX_BYTES = 1 << 62
@@ -14,7 +16,7 @@ MAX_SECONDS = 100_000 * 86400.0
 
 
 class Bytes(int):
-    """A number of bytes, written as 4096, "64 MiB", "1 GiB" (units are powers of 1024)."""
+    """A number of bytes, written as 4096, "64 MiB" or "64M" (powers of 1024), "64 MB" (of 1000)."""
 
 
 class Seconds(float):
@@ -32,7 +34,8 @@ def parse_bytes(text: object) -> Bytes:
         if not match:
             raise ValueError(f"{text!r} is not a size (examples: 4096, '64 MiB', '1 GiB')")
         places = match[2] or ""
-        unit = 1024 ** _POWER[(match[3] or "").upper()[:1]]
+        decimal = bool(match[5]) and not match[4]  # MB, of all of M, MiB and MB: as coreutils do
+        unit = (1000 if decimal else 1024) ** _POWER[(match[3] or "").upper()]
         count = int(match[1] + places) * unit // 10 ** len(places)
     if not 0 <= count <= MAX_BYTES:
         raise ValueError("a size is at least 0 and at most 4096 PiB")

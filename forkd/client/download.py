@@ -18,7 +18,7 @@ from forkd.client.beside import Beside
 from forkd.client.calls import Call, Sink
 from forkd.client.connection import Connection
 from forkd.client.errors import ClientError, ProtocolError, RemoteError, VerifyError, printable
-from forkd.client.events import Finished, Moved, Note, Started
+from forkd.client.events import Finished, Moved, Note, Started, going_on
 from forkd.client.partfile import PartFile, write_small
 from forkd.client.pipe import Pipe
 from forkd.client.pipeline import Job
@@ -180,6 +180,8 @@ class Fetch:
             raise _OtherVersionError
         self.part.adopt(*version)
         self._session.tell(Started(self._path, head.size, self.part.verified))
+        if self.part.verified:
+            self._session.tell(going_on(self._path, self.part.verified, head.size))
 
     def moved(self, count: int) -> None:
         """Bytes came."""

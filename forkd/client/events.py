@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from forkd.client.errors import printable
+from forkd.units import format_bytes
+
 
 class Planned(Struct, frozen=True):
     """So much is about to be done.  `skipped` files are at their destination already."""
@@ -56,6 +59,12 @@ class Note(Struct, frozen=True):
 
     text: str
     kind: str = ""
+
+
+def going_on(path: str, offset: int, size: int) -> Note:
+    """That a transfer goes on where an earlier one stopped."""
+    held, whole = format_bytes(offset), format_bytes(size)
+    return Note(f"{printable(path)}: going on from {held} of {whole}")
 
 
 Event = Planned | Started | Moved | Finished | Note

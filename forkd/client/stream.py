@@ -32,7 +32,7 @@ from forkd.client.errors import (
     RemoteError,
     printable,
 )
-from forkd.client.events import Moved, Note, Started
+from forkd.client.events import Moved, Note, Started, going_on
 from forkd.client.session import Session
 from forkd.client.source import Source
 from forkd.client.upload import PutOptions, verify
@@ -106,6 +106,8 @@ class StreamUpload:
         try:
             digest = self._proven(offer) if self._check else None
             self._session.tell(Started(self._path, source.size, offer.offset))
+            if offer.offset:
+                self._session.tell(going_on(self._path, offer.offset, source.size))
             self._send_from(connection, call, offer.offset, digest)
             if not call.done:
                 source.check_unchanged()

@@ -85,7 +85,7 @@ def warnings(config: Config) -> Iterator[Flaw]:
         for key, path in (("tls.cert", config.tls.cert), ("tls.key", config.tls.key)):
             if not os.access(path, os.R_OK):
                 yield Flaw(key, f"{path} cannot be read by this user, so it was not looked into")
-    pidfile, made = config.server.pidfile, os.path.normpath(config.server.runtime_dir)
+    pidfile, made = config.server.pidfile_path, os.path.normpath(config.server.runtime_dir)
     if os.path.dirname(pidfile) != made and (why := _no_place_for(pidfile)):
         yield Flaw("server.pidfile", f"{why}; `forkd serve --daemon` needs it")
 

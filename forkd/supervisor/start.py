@@ -87,7 +87,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
     with ExitStack() as undo:
         lock = LockFile.acquire(os.path.join(config.server.state_dir, "forkd.lock"))
         undo.callback(lock.close)
-        pid_lock = LockFile.acquire(config.server.pidfile) if pidfile else None
+        pid_lock = LockFile.acquire(config.server.pidfile_path) if pidfile else None
         if pid_lock:
             undo.callback(PidFile(pid_lock).discard)
         listeners = Listeners(inherited)

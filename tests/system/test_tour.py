@@ -119,7 +119,8 @@ def test_the_tour(folder: Path, env: dict[str, str], demo: Terminal) -> None:
     password = re.search(r"password +(\S+)", shown)[1]
     url = re.search(r"forkd://\S+?:\d+/", shown)[0]
     metrics = re.search(r"http://\S+/metrics", shown)[0]
-    control = re.search(r"forkctl (.*) status", shown)[1].split()
+    config = re.search(r"FORKD_CONFIG=(\S+)", shown)[1]
+    control = ["-c", config]
     env["FORKC_PASSWORD"] = password
 
     def run(program: str, *args: object, status: int = 0, stdin: str = "") -> str:
@@ -135,8 +136,7 @@ def test_the_tour(folder: Path, env: dict[str, str], demo: Terminal) -> None:
         return result.stdout + result.stderr
 
     # the lines it printed work as they stand
-    for line in printed:
-        subprocess.run(["/bin/sh", "-ec", line], env=env, check=True, timeout=60)
+    subprocess.run(["/bin/sh", "-ec", "\n".join(printed)], env=env, check=True, timeout=60)
 
     # a folder of a few thousand files, there and back
     make_files(folder / "many")
