@@ -43,6 +43,11 @@ class Lines:
         """Bytes that came and belong to no line that was taken."""
         return len(self._buffer) - self._at
 
+    @property
+    def full(self) -> bool:
+        """More came than the longest line and its CR: `next` takes a line of it or drops it."""
+        return self.buffered > LINE_MAX + 1
+
     def receive(self, data: bytes | memoryview) -> None:
         rest = self._buffer[self._at :]
         self._buffer, self._at = rest + bytes(data) if rest else bytes(data), 0
@@ -52,7 +57,7 @@ class Lines:
         while True:
             end = self._buffer.find(b"\n", self._at)
             if end < 0:
-                if self.buffered > LINE_MAX + 1:
+                if self.full:
                     self.drop()
                     self._skipping = True
                 return None

@@ -21,7 +21,7 @@ from __future__ import annotations
 from forkd.ftp import arguments, commands, requests
 from forkd.ftp.arguments import Command
 from forkd.ftp.handlers import HANDLERS
-from forkd.ftp.lines import LINE_MAX, Lines, Overlong
+from forkd.ftp.lines import Lines, Overlong
 from forkd.ftp.paths import Parts, show
 from forkd.ftp.replies import Negative, multiline, quoted, reply
 from forkd.ftp.requests import Request
@@ -54,7 +54,7 @@ class Conversation:
     @property
     def full(self) -> bool:
         """Enough came for the moment: read no more before lines were taken."""
-        return self._lines.buffered > LINE_MAX
+        return self._lines.full
 
     @property
     def has_commands(self) -> bool:
