@@ -57,6 +57,16 @@ def test_who_goes_on_may_until_the_time_is_over() -> None:
     assert left(it, 2011.0) == 0
 
 
+def test_who_never_pauses_has_an_end_too() -> None:
+    it = patience()
+    assert not it.is_over(1059.0, stranger=True)
+    assert it.is_over(1060.0, stranger=True)
+    assert not it.is_over(5000.0, stranger=False)
+    it.leave(5000.0)
+    assert not it.is_over(5009.0, stranger=False)
+    assert it.is_over(5010.0, stranger=False)
+
+
 def test_in_the_middle_of_something_one_may_pause() -> None:
     it = patience()
     it.leave(2000.0)

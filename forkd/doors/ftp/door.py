@@ -51,6 +51,7 @@ class FtpDoor:
         "_linger_until",
         "_patience",
         "_refusal",
+        "_stuck",
         "_task",
     )
 
@@ -82,6 +83,8 @@ class FtpDoor:
         self._handshake = implicit
         self._changed = False
         self._kicked = False
+        self._stuck = False
+        """The client takes none of what was said."""
         self._refusal = refusal
         if implicit:
             talk.imply_protection()
@@ -130,7 +133,8 @@ class FtpDoor:
         if self._changed:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
-        if (context.talk.crowded or wire.blocked) and not wire.flush():
+        self._stuck = (context.talk.crowded or wire.blocked) and not wire.flush()
+        if self._stuck:
             return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
         request = None if self._ending is not None else context.talk.next_request()
         if request is not None:
@@ -141,14 +145,14 @@ class FtpDoor:
             return self._go_on_with(self._task)
         if self._ending is not None:
             return self._finish()
+        if self._patience.is_over(time.monotonic(), stranger=context.login is None):
+            return self._say_too_late()
         count = self._fill()
         if count is not None:
             return None if count else Closed("the client left")
         left = self._patience_left()
         if left <= 0 and self._patience.is_leaving:
-            context.talk.say(421, "the server is being restarted; connect again")
-            self._end("going away")
-            return None
+            return self._say_too_late()
         return Park(wire.transport.wants, left)
 
     def _fill(self) -> int | None:
@@ -293,12 +297,12 @@ class FtpDoor:
 
     def timed_out(self) -> Outcome:
         context = self._context
-        if self._task is not None:
+        if self._task is not None and not self._stuck:
             reply = self._task.timed_out()
             if reply is not None:
                 self._answer(reply, "timeout")
             return AGAIN
-        if self._ending is None and not self._handshake:
+        if self._ending is None and not self._handshake and not self._stuck:
             if self._patience.is_leaving:
                 return AGAIN
             context.data.close()  # a port that nobody used need not be the end
@@ -306,10 +310,20 @@ class FtpDoor:
             if left > 0:
                 return Park(READABLE, left)
         if not self._linger_until and not self._handshake:
-            context.negative(Refusal("timeout", "nothing came for too long"))
-            context.talk.say(421, "nothing came for too long")
+            self._say_too_late()
             context.wire.flush()
         return Closed("timed out")
+
+    def _say_too_late(self) -> None:
+        """The session's time is over."""
+        context = self._context
+        if self._patience.is_leaving:
+            context.talk.say(421, "the server is being restarted; connect again")
+            self._end("going away")
+            return
+        context.negative(Refusal("timeout", "nothing came for too long"))
+        context.talk.say(421, "nothing came for too long")
+        self._end("timed out")
 
     def drain(self) -> None:
         self._patience.leave(time.monotonic())

@@ -44,6 +44,10 @@ class Patience:
     def is_leaving(self) -> bool:
         return self._leave_by > 0
 
+    def is_over(self, now: float, *, stranger: bool) -> bool:
+        """Not even a command that is there already is taken any more: some never pause."""
+        return (stranger and now >= self._login_by) or (self.is_leaving and now >= self._leave_by)
+
     def left(self, now: float, *, stranger: bool, port: bool, amid: bool) -> float:
         """Seconds that may go by without a command from `now` on, when all is answered; at least 0.
 
