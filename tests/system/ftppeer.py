@@ -33,9 +33,11 @@ class FtpPeer:
         *,
         implicit: bool = False,
         context: ssl.SSLContext | None = None,
+        source: str = "",
     ) -> None:
-        self.host, self.port = host, port
-        self.sock: socket.socket = socket.create_connection((host, port), TIMEOUT)
+        """`source` is the address it comes from, where it is not to be the usual one."""
+        self.host, self.port, self.source = host, port, source
+        self.sock: socket.socket = socket.create_connection((host, port), TIMEOUT, (source, 0))
         self.context = context or client_context()
         self.protected = False
         self.resumes = True
@@ -108,7 +110,7 @@ class FtpPeer:
         answer = self.ask("EPSV")
         found = re.search(r"\(\|\|\|(\d+)\|\)", answer)
         assert found, answer
-        return socket.create_connection((self.host, int(found[1])), TIMEOUT)
+        return socket.create_connection((self.host, int(found[1])), TIMEOUT, (self.source, 0))
 
     def protect(self, data: socket.socket) -> socket.socket:
         """After 150, where the session is protected."""
