@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
 import ssl
 import threading
@@ -51,7 +52,7 @@ def rubbish(rng: random.Random) -> bytes:
     if kind == 3:
         return rng.choice([b"\r", b"\n", b"\0", b" ", b"A"]) * rng.randrange(1, 30_000)
     verbs = [b"RETR", b"STOR", b"PASV", b"EPSV", b"PORT", b"REST", b"ABOR", b"MLST", b"LIST"]
-    verbs += [b"USER", b"PASS", b"REIN", b"RNFR", b"RNTO", b"OPTS", b"HASH", b"SITE", b"MFMT"]
+    verbs += [b"USER", b"REIN", b"RNFR", b"RNTO", b"OPTS", b"HASH", b"SITE", b"MFMT"]
     return b"".join(
         b"%s %s\r\n" % (rng.choice(verbs), rng.randbytes(rng.randrange(12))) for _ in range(50)
     )
@@ -113,6 +114,13 @@ def test_telnet_between_the_letters(site: Site, dice: random.Random) -> None:
         assert peer.reply().endswith(f" byte {number}.")
 
 
+def test_times_that_no_file_can_have_are_not_claimed(site: Site) -> None:
+    peer = site.log_in()
+    for time in ("00010101000000", "19000101000000", "99991231235959", "20240229123456"):
+        told = peer.ask(f"MFMT {time} kept")
+        assert told == f"213 Modify={peer.ask('MDTM kept')[4:]}; /kept"
+
+
 # floods
 
 
@@ -141,7 +149,7 @@ def test_who_reads_no_reply_is_ended(site: Site, known: bool, tell: Tell) -> Non
     if known:
         words += [b"MKD d\r\nSTAT\r\n", b"EPSV\r\nRETR kept\r\nABOR\r\nSTAT\r\n"]
         words += [b"RNFR kept\r\nABOR\r\n", b"DELE no\r\nHELP\r\n"]
-    words *= scale(1, 10)
+    words *= scale(1, 3)
     for _ in range(4):  # each worker has verified the password, which takes much memory
         site.log_in()
     deaf = [deaf_peer(site, known) for _ in words]
@@ -227,6 +235,10 @@ ORDERS = [
     (["SITE CHMOD 777 kept", "SITE WHO", "SITE QUOTA", "STAT /"], ["530"] * 4),
     (["PASV", "EPSV", "PORT 127,0,0,1,200,1", "REST 5", "ALLO 5"], ["530"] * 5),
     (["RNTO x", "RNFR kept", "DELE kept", "MKD d", "RETR kept"], ["530"] * 5),
+    (
+        ["USER alice", "PASS {}", "RNTO x", "RNFR kept", "NOOP", "RNTO x"],
+        ["331", "230", "503", "350", "200", "503"],
+    ),
     (["PBSZ 0", "PROT P", "ABOR", "QUIT"], ["503", "503", "226", "221"]),
 ]
 
@@ -243,6 +255,28 @@ def test_who_logs_in_again_in_vain_has_a_stranger_s_rights(site: Site) -> None:
     assert peer.ask("PASS wrong").startswith("530")
     for word in ("PWD", "RNTO stolen", "RETR kept", "EPSV", "STAT kept", "SITE QUOTA"):
         assert peer.ask(word).startswith("530"), word
+
+
+def test_a_flood_of_log_ins_keeps_nobody_out(site: Site, tell: Tell) -> None:
+    """Each is refused in its time; whoever is in, or known, is served meanwhile."""
+    inside = site.log_in()
+    for _ in range(4):  # each worker remembers alice
+        site.log_in()
+    flood = [
+        socket.create_connection(address(site), 30, (f"127.0.3.{number % 200 + 1}", 0))
+        for number in range(scale(30, 300))
+    ]
+    for number, sock in enumerate(flood):
+        sock.sendall(b"USER flood%d\r\nPASS x\r\nPWD\r\nQUIT\r\n" % number)
+    for _ in range(20):
+        assert inside.retr("kept") == b"before"
+        assert site.log_in().retr("kept") == b"before"
+    answers = [said(sock).decode() for sock in flood]
+    for sock in flood:
+        sock.close()
+    codes = [re.findall(r"^(\d{3}) ", answer, re.M) for answer in answers]
+    assert all(told[0] == "220" and "230" not in told and "257" not in told for told in codes)
+    tell(log_ins=len(flood), refused=sum("530" in told for told in codes))
 
 
 def test_guessing_ends_in_a_ban_of_the_guesser_alone(folder: Path, tell: Tell) -> None:

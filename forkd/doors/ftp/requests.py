@@ -84,8 +84,9 @@ def _answer(context: Context, login: Login, request: Request) -> None:
         case requests.SetTime():
             login.demand("write")
             login.files.tree.set_mtime(check_parts(request.path), request.mtime)
+            kept = login.files.tree.look(request.path).mtime  # not every time can be
             path = b"/" + b"/".join(request.path)
-            talk.finish(213, f"Modify={stamp(request.mtime)}; ".encode() + path)
+            talk.finish(213, f"Modify={stamp(kept)}; ".encode() + path)
         case requests.SetMode():
             login.demand("replace")
             login.files.tree.set_mode(check_parts(request.path), request.mode)
