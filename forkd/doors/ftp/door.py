@@ -146,13 +146,15 @@ class FtpDoor:
         if self._ending is not None:
             return self._finish()
         if self._patience.is_over(time.monotonic(), stranger=context.login is None):
-            return self._say_too_late()
+            self._say_too_late()
+            return None
         count = self._fill()
         if count is not None:
             return None if count else Closed("the client left")
         left = self._patience_left()
         if left <= 0 and self._patience.is_leaving:
-            return self._say_too_late()
+            self._say_too_late()
+            return None
         return Park(wire.transport.wants, left)
 
     def _fill(self) -> int | None:
