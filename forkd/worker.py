@@ -160,6 +160,7 @@ class Worker:
         self._epoll.register(self._link, select.EPOLLIN)
         self._epoll.register(self._mailbox.fd, select.EPOLLIN)
         self._accept_again()
+        self._row.set("beat_ns", time.monotonic_ns())  # one that stands still from now on is found
         self._row.set("state", State.SERVING)
         self._link.send(messages.Ready())
         self._tick()

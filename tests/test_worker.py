@@ -596,3 +596,8 @@ def test_broken_handshakes_end_quietly(secure: Nest, reset: bool) -> None:
     assert secure.stranger().hello["tls"] is False  # whoever came before was taken before
     wait_for(lambda: secure.row("sessions") == 2)
     assert secure.descriptors() == sorted([*before, "socket"])
+
+
+def test_one_that_is_ready_has_a_heartbeat(nest: Nest) -> None:
+    """Before the first turn of its loop: one that stands still then must be found as well."""
+    assert nest.row("beat_ns") > 0
