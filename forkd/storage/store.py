@@ -60,13 +60,13 @@ class LocalStore:
 
 
 def prepare(config: Config) -> None:
-    """Make the storage folders and see that the filesystem can do what is asked of it.
+    """Make the storage folders and see that kernel and filesystem can do what is asked of them.
 
     Raises OSError; EINVAL where it has no RENAME_EXCHANGE.
     """
     staging = os.path.join(config.storage.path, STAGING)
     folders.make(staging, 0o700)
-    folder = os.open(staging, OPEN_FOLDER | os.O_CLOEXEC)
+    folder = _open_beneath_itself(staging)
     probes = [b"probe.%d.%d" % (os.getpid(), i) for i in range(2)]
     try:
         for probe in probes:
@@ -85,4 +85,21 @@ def prepare(config: Config) -> None:
                 os.unlink(probe, dir_fd=folder)
             except OSError:
                 pass
+        os.close(folder)
+
+
+def _open_beneath_itself(path: str) -> int:
+    """A folder, opened by openat2(2): raises OSError with a reason for people where that fails."""
+    folder = os.open(path, OPEN_FOLDER | os.O_CLOEXEC)
+    try:
+        return syscalls.open_beneath(folder, b".", OPEN_FOLDER | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise OSError(
+            error.errno,
+            "there is no openat2(2), which keeps paths within an account: Linux is older than 5.6, "
+            "or a filter takes it away, as systemd's RestrictSUIDSGID= does",
+        ) from None
+    finally:
         os.close(folder)
