@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from forkd import priorities
 from forkd.config import Log as LogSettings
 from forkd.errors import StartError
 
@@ -130,12 +131,12 @@ class Log:
             completeness=completeness,
         )
         if self._handler.json:
-            self._handler.hold(lambda: _json_line(line))
+            self._handler.hold(level, lambda: _json_line(line))
         else:
             fields = msgspec.structs.asdict(line)
             for name in ("time", "level", "event"):
                 del fields[name]
-            self._handler.hold(lambda: _human_line(stamp, level, "transfer", fields))
+            self._handler.hold(level, lambda: _human_line(stamp, level, "transfer", fields))
 
     def flush(self) -> None:
         """Write the lines that are held; for the thread that logs the transfers."""
@@ -149,6 +150,7 @@ class Log:
         fd = _open(settings)
         self._handler.close()
         self._handler.fd, self._handler.json = fd, _wants_json(fd, settings)
+        self._handler.journal = priorities.is_journal(fd)
         self._handler.setLevel(_LEVELS[settings.level])
 
     def fileno(self) -> int:
@@ -199,6 +201,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.fd = fd
         self.json = json
+        self.journal = priorities.is_journal(fd)
         self.clock = Clock().now
         self._lost = 0
         self._held: list[bytes] = []
@@ -211,20 +214,20 @@ class LineHandler(logging.Handler):
         stamp = _text_of(record.created)
         if self.json:
             head = {"time": stamp, "level": level, "event": record.msg}
-            self.write(lambda: _json_line(head | fields))
+            self.write(level, lambda: _json_line(head | fields))
         else:
-            self.write(lambda: _human_line(stamp, level, record.msg, fields))
+            self.write(level, lambda: _human_line(stamp, level, record.msg, fields))
 
-    def write(self, make: Callable[[], bytes]) -> None:
+    def write(self, level: str, make: Callable[[], bytes]) -> None:
         """Hand one whole line to the kernel; a full disk, pipe or terminal loses it.
 
         So does a line that cannot be made: whoever logs has better things to do than fail.
         """
-        self._write(self._made(make), 1)
+        self._write(self._made(level, make), 1)
 
-    def hold(self, make: Callable[[], bytes]) -> None:
+    def hold(self, level: str, make: Callable[[], bytes]) -> None:
         """Keep a line for the next `flush_held`, or until no more fit into one write."""
-        line = self._made(make)
+        line = self._made(level, make)
         if self._held_bytes + len(line) > _HELD_MAX:
             self.flush_held()
         self._held.append(line)
@@ -236,9 +239,9 @@ class LineHandler(logging.Handler):
             held, self._held, self._held_bytes = self._held, [], 0
             self._write(b"".join(held), len(held))
 
-    def _made(self, make: Callable[[], bytes]) -> bytes:
+    def _made(self, level: str, make: Callable[[], bytes]) -> bytes:
         try:
-            return make()
+            return self._start(level) + make()
         except Exception as error:
             return self._event_line("error", "line-failed", {"error": ascii(error)})
 
@@ -255,9 +258,14 @@ class LineHandler(logging.Handler):
             pass
 
     def _event_line(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
+        start = self._start(level)
         if self.json:
-            return _json_line({"time": self.clock(), "level": level, "event": event} | fields)
-        return _human_line(self.clock(), level, event, fields)
+            head = {"time": self.clock(), "level": level, "event": event}
+            return start + _json_line(head | fields)
+        return start + _human_line(self.clock(), level, event, fields)
+
+    def _start(self, level: str) -> bytes:
+        return priorities.of_level(level) if self.journal else b""
 
     def close(self) -> None:
         super().close()
