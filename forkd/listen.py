@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+DOORS = ("native", "ftp", "ftps")
+"""Who can serve at an address."""
 _ANY = "0.0.0.0"  # noqa: S104 - what an address without a host means
 
 

@@ -40,6 +40,7 @@ from forkd.supervisor.roster import (
     Spawn,
     label,
 )
+from forkd.supervisor.service import Service
 from forkd.supervisor.signals import SignalPipe
 from forkd.supervisor.slots import Slots
 from forkd.supervisor.status import World, status_body
@@ -83,6 +84,7 @@ class Master:
         self._signals = SignalPipe((*ON_SIGNAL, signal.SIGCHLD))
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
         self._started = time.monotonic()
+        self._service = Service(setup.notifier, self._fleet, setup.board, self._started)
         self._stop_askers: list[Asker] = []
         self._next_look = 0.0
         self._prepare_end = 0.0
@@ -124,10 +126,13 @@ class Master:
             self._next_look = now + TICK
             self._look(now)
         self._requests.tick()
-        self._perform(self._fleet.tick(now, self._slots.beats(self._children.running)))
+        beats = self._slots.beats(self._children.running)
+        self._perform(self._fleet.tick(now, beats))
+        self._service.turn(now, beats)
 
     def _patience(self) -> float:
         moments = [self._next_look, self._fleet.wake_at(), self._requests.wake_at()]
+        moments.append(self._service.wake_at())
         return max(0.0, min(m for m in moments if m is not None) - time.monotonic())
 
     def _look(self, now: float) -> None:
@@ -297,7 +302,7 @@ class Master:
     def _tell_manager(self) -> None:
         """After a changeover: the service manager hears that it is over, however it ended."""
         if self._changeover.serving and not self._fleet.stopping:
-            self._setup.notifier.ready(f"serving, generation {self._changeover.serving}")
+            self._service.ready()
 
     def _left(self) -> str:
         workers = [m for m in self._fleet.members.values() if m.role == "worker"]
@@ -310,13 +315,13 @@ class Master:
     def status(self) -> dict[str, Any]:
         return status_body(
             *(self._fleet, self._children.running, self._board, self._changeover.world),
-            *(self._started, self._changeover.last),
+            *(self._started, self._changeover.last, self._setup.listeners.given),
         )
 
     def reload(self, asker: Asker) -> None:
         begins = not self._changeover.busy
         if begins:
-            self._setup.notifier.reloading()
+            self._service.reloading()
         self._changeover.reload(asker)
         if begins and not self._changeover.busy:  # it has failed already
             self._tell_manager()
@@ -328,9 +333,10 @@ class Master:
         graceful = float(self._changeover.world.config.server.graceful_timeout)
         timeout = HASTE if now else graceful
         self._log.info("stopping", timeout=timeout)
-        self._setup.notifier.stopping("at once" if now else f"within {graceful:g} s")
+        self._service.stopping(timeout)
         self._board.rows[MASTER_ROW].set("state", State.DRAINING)
-        self._setup.listeners.close()  # the kernel refuses newcomers as soon as workers drain
+        # The kernel refuses newcomers as soon as workers drain, unless a next start is expected.
+        self._setup.listeners.close(for_good=asker is not None)
         actions = self._fleet.stop(time.monotonic(), timeout)
         self._perform(actions)
         self._changeover.failed("the daemon is stopping")

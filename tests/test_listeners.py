@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import socket
 import stat
 import subprocess
@@ -13,7 +12,8 @@ import pytest
 
 from forkd.errors import StartError
 from forkd.listen import ListenAddress, parse_listen
-from forkd.supervisor.listeners import Listeners, address_of, inherited_sockets
+from forkd.supervisor.inherited import address_of
+from forkd.supervisor.listeners import Listeners
 
 ANY_PORT = ListenAddress("inet", "127.0.0.1", 0)
 
@@ -167,49 +167,3 @@ def test_only_our_own_file_is_removed_at_the_end(listeners: Listeners, tmp_path:
         successor.bind(str(path))
         listeners.close()
         assert path.exists()
-
-
-INHERIT = """
-import os, socket, sys
-from forkd.listen import parse_listen
-from forkd.supervisor.listeners import Listeners, address_of, inherited_sockets
-os.environ["LISTEN_PID"] = str(os.getpid())
-sockets = inherited_sockets(os.environ)
-assert not any(name.startswith("LISTEN_") for name in os.environ)
-assert not any(s.get_inheritable() for s in sockets)
-listeners = Listeners(sockets)
-listeners.adopt(listeners.open([parse_listen(a) for a in sys.argv[1:]], 16))
-bound = [x.socket for x in listeners.bound]
-print(*(address_of(s) for s in bound), *(s.fileno() for s in bound))
-"""
-
-
-def test_inherited_sockets_serve_as_what_they_are_bound_to() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        first, second = (f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two))
-
-        def pass_on() -> None:
-            high = [os.dup(s.fileno()) for s in (one, two)]
-            for fd in (3, 4):
-                os.dup2(high[fd - 3], fd, inheritable=True)
-
-        # The second one is configured too, the first is not.
-        output = subprocess.run(
-            [sys.executable, "-c", INHERIT, second],
-            env={**os.environ, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"},
-            stdout=subprocess.PIPE,
-            close_fds=False,
-            preexec_fn=pass_on,
-            check=True,
-            text=True,
-        ).stdout
-    assert output.split() == [second, first, "4", "3"]
-
-
-def test_sockets_meant_for_another_process_are_not_taken() -> None:
-    environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "LISTEN_FDNAMES": "x"}
-    assert inherited_sockets(environ) == []
-    assert environ == {}

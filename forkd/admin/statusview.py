@@ -89,6 +89,7 @@ def _named_facts(body: Body, now: float) -> Iterator[tuple[str, Iterable[str]]]:
         yield "", ["changed on disk since (forkctl reload to apply)"]
     tls = [f"(tls {body['tls']})"] if "tls" in body else []
     yield "listeners", [*map(str, _items(body.get("listeners"))), *tls]
+    yield "inherited", map(str, _items(body.get("inherited")))
     yield "helpers", map(_helper, _dicts(body.get("helpers")))
     if metrics := body.get("metrics"):
         yield "metrics", [f"http://{metrics}/metrics"]

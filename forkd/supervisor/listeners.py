@@ -5,8 +5,11 @@ Rules
   2. A socket lives on over a reload as long as its address is configured.
   3. A unix socket's file is taken away only where nobody answers behind it, and removed at the end
      only if it is still ours.
-  4. Inherited sockets (sd_listen_fds(3)) serve always: as the configured address they are bound to,
-     or besides it.
+  4. A configured address is served by the inherited socket that is bound to exactly it, where
+     there is one.  Given sockets (inherited.py) serve always, at no configured address too; kept
+     ones serve only what the configuration names.
+  5. What is bound here is left with the service manager, where there is one (fdstore.py).  Then the
+     sockets' files stay at the end: clients wait at them for the next start.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from forkd.errors import StartError
 from forkd.listen import ListenAddress
 from forkd.seat import BoundListener
+from forkd.supervisor.fdstore import SocketStore
+from forkd.supervisor.inherited import NOTHING_INHERITED, Inherited
+from forkd.supervisor.notify import Notifier
 
-LISTEN_FDS_START = 3
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -30,11 +36,26 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 class Listeners:
     """The sockets in use (`bound`), and how the next set of them is made."""
 
-    def __init__(self, inherited: Iterable[socket.socket] = ()) -> None:
+    def __init__(
+        self, inherited: Inherited = NOTHING_INHERITED, store: SocketStore | None = None
+    ) -> None:
         self.bound: tuple[BoundListener, ...] = ()
         self.skipped: list[str] = []
-        self._inherited = [BoundListener(address_of(sock), sock) for sock in inherited]
-        self._files: dict[str, tuple[int, int]] = {}
+        self._store = store or SocketStore(Notifier())
+        self._store.begin(inherited)
+        self._given = inherited.given
+        self._kept = inherited.kept
+        self._files = {
+            listener.address.host: _identity(listener.address.host)
+            for listener in self._kept
+            if listener.address.family == "unix"
+        }
+
+    @property
+    def given(self) -> tuple[BoundListener, ...]:
+        """Those in use that a socket unit gave."""
+        sockets = {listener.socket for listener in self._given}
+        return tuple(listener for listener in self.bound if listener.socket in sockets)
 
     def open(
         self,
@@ -51,7 +72,7 @@ class Listeners:
         Raises StartError naming the address.  Then `adopt` or `discard` them.
         """
         end = time.monotonic() + patience
-        known = {listener.address: listener for listener in (*self._inherited, *self.bound)}
+        known = {each.address: each for each in (*self._kept, *self.bound, *self._given)}
         result: list[BoundListener] = []
         self.skipped = []
         try:
@@ -59,10 +80,12 @@ class Listeners:
                 listener = known.get(address) or self._bind(address, end, in_the_way)
                 if listener:
                     result.append(BoundListener(address, listener.socket))
+                    self._refuse_another_door(address)
         except StartError:
             self.discard(result)
             raise
-        result += [listener for listener in self._inherited if listener not in result]
+        served = {listener.socket for listener in result}
+        result += [_with_door(each) for each in self._given if each.socket not in served]
         if not result:
             raise StartError("; ".join(self.skipped))
         for listener in result:
@@ -71,29 +94,50 @@ class Listeners:
 
     def adopt(self, listeners: tuple[BoundListener, ...]) -> None:
         """Use this set from now on; close what is not in it."""
-        before, self.bound = self.bound, listeners
+        before = (*self.bound, *self._kept)
+        self.bound, self._kept = listeners, ()
+        given = {listener.socket for listener in self._given}
+        self._store.hold(each for each in listeners if each.socket not in given)
         self.discard(before)
 
     def discard(self, listeners: Iterable[BoundListener]) -> None:
         """Close those that are not in use, and remove their files."""
+        used = {listener.socket for listener in self._all()}
         for listener in listeners:
-            if listener not in self.bound and listener not in self._inherited:
+            if listener.socket not in used:
                 self._remove_file(listener.address)
                 listener.socket.close()
 
-    def close(self) -> None:
-        """Close all of them and remove their files."""
-        for listener in (*self.bound, *self._inherited):
-            self._remove_file(listener.address)
-            listener.socket.close()
-        self.bound = ()
-        self._inherited = []
+    def close(self, for_good: bool = False) -> None:
+        """Close all of them.  Their files go too, unless clients may wait there for the next start.
 
-    def close_all_but(self, kept: tuple[BoundListener, ...]) -> None:
+        `for_good`: none is expected, nobody shall wait.
+        """
+        if for_good:
+            self._store.hold(())
+        for listener in self._all():
+            if for_good or not self._store.exists:
+                self._remove_file(listener.address)
+            listener.socket.close()
+        self.bound = self._given = self._kept = ()
+
+    def close_all_but(self, served: tuple[BoundListener, ...]) -> None:
         """For a child: close the sockets it does not serve, and leave the files alone."""
-        for listener in (*self.bound, *self._inherited):
-            if listener not in kept:
+        kept = {listener.socket for listener in served}
+        for listener in self._all():
+            if listener.socket not in kept:
                 listener.socket.close()
+
+    def _all(self) -> tuple[BoundListener, ...]:
+        return (*self.bound, *self._given, *self._kept)
+
+    def _refuse_another_door(self, address: ListenAddress) -> None:
+        for given in self._given:
+            if given.address == address and given.address.door not in ("", address.door):
+                raise StartError(
+                    f"listen.{address.door} names {address}, where a socket unit serves "
+                    f"{given.address.door} (its FileDescriptorName=): change one of them"
+                )
 
     def _bind(
         self, address: ListenAddress, end: float, in_the_way: Callable[[], bool]
@@ -122,8 +166,7 @@ class Listeners:
             if address.family == "unix":
                 _remove_stale(address.host)
                 sock.bind(address.host)
-                status = os.stat(address.host)
-                self._files[address.host] = (status.st_dev, status.st_ino)
+                self._files[address.host] = _identity(address.host)
                 os.chmod(address.host, 0o666)  # log-in decides who may  # noqa: S103
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,46 +181,10 @@ class Listeners:
     def _remove_file(self, address: ListenAddress) -> None:
         ours = self._files.pop(address.host, None) if address.family == "unix" else None
         try:
-            if ours:
-                status = os.stat(address.host)
-                if (status.st_dev, status.st_ino) == ours:
-                    os.unlink(address.host)
+            if ours and _identity(address.host) == ours:
+                os.unlink(address.host)
         except OSError:
             pass
-
-
-def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets a service manager passed to this process (sd_listen_fds(3)).
-
-    Takes LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES out of the environment.  Raises StartError for a
-    descriptor that is no listening stream socket.
-    """
-    count, pid = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
-    environ.pop("LISTEN_FDNAMES", None)
-    if pid != str(os.getpid()) or not count.isdecimal():
-        return []
-    found = []
-    for fd in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
-        try:
-            sock = socket.socket(fileno=fd)
-            listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise StartError(f"LISTEN_FDS: descriptor {fd}: {error.strerror}") from None
-        if not listening or sock.type != socket.SOCK_STREAM:
-            raise StartError(f"LISTEN_FDS: descriptor {fd} is no listening stream socket")
-        sock.set_inheritable(False)
-        sock.setblocking(False)
-        found.append(sock)
-    return found
-
-
-def address_of(sock: socket.socket) -> ListenAddress:
-    """Where a socket really listens (a configured port 0 has become a number)."""
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return ListenAddress("unix", os.fsdecode(name), 0)
-    family = "inet6" if sock.family == socket.AF_INET6 else "inet"
-    return ListenAddress(family, name[0], name[1])
 
 
 def _remove_stale(path: str) -> None:
@@ -198,6 +205,17 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:  # its queue is full: somebody is there
             pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _with_door(given: BoundListener) -> BoundListener:
+    """At no configured address: without a name it is the native door's."""
+    door = given.address.door or "native"
+    return BoundListener(replace(given.address, door=door), given.socket)
 
 
 def _reason(address: ListenAddress, error: OSError) -> str:

@@ -23,7 +23,9 @@ from forkd.ledger.file import locked_slots, mark_clean
 from forkd.log import STDERR, Log, open_log
 from forkd.master import Master
 from forkd.scoreboard import Scoreboard
-from forkd.supervisor.listeners import Listeners, inherited_sockets
+from forkd.supervisor.fdstore import SocketStore
+from forkd.supervisor.inherited import inherited_sockets
+from forkd.supervisor.listeners import Listeners
 from forkd.supervisor.mastersetup import Setup
 from forkd.supervisor.notify import Notifier
 from forkd.supervisor.orphans import InTheWay
@@ -81,6 +83,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
 
     Raises StartError and AlreadyRunningError; then nothing is left bound or locked.
     """
+    notifier = Notifier.from_environment(os.environ)
     inherited = inherited_sockets(os.environ)
     owner = identity(config)
     make_folders(config, owner)
@@ -90,7 +93,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         pid_lock = LockFile.acquire(config.server.pidfile_path) if pidfile else None
         if pid_lock:
             undo.callback(PidFile(pid_lock).discard)
-        listeners = Listeners(inherited)
+        listeners = Listeners(inherited, SocketStore(notifier))
         undo.callback(listeners.close)
         orphans = _orphans(config)
         listeners.adopt(
@@ -107,8 +110,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         undo.pop_all()
     return Ground(
         *(config, mtime, listeners, log, locks),
-        *(PidFile(pid_lock) if pid_lock else None, owner),
-        Notifier.from_environment(os.environ),
+        *(PidFile(pid_lock) if pid_lock else None, owner, notifier),
     )
 
 

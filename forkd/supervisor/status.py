@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from forkd.config import Config
 from forkd.scoreboard import DIRECTIONS, DISPATCHER_ROW, DOORS, Scoreboard
 from forkd.seat import BoundListener
 from forkd.supervisor.fleet import Fleet
-from forkd.supervisor.listeners import address_of
+from forkd.supervisor.inherited import address_of
 from forkd.supervisor.processes import Process
 from forkd.supervisor.roster import Member, MemberState, label
 
@@ -61,8 +62,12 @@ def status_body(
     world: World,
     started: float,
     last_reload: LastReload | None,
+    given: Iterable[BoundListener] = (),
 ) -> dict[str, Any]:
-    """`started` is seconds of CLOCK_MONOTONIC.  Ages and durations in the body are seconds."""
+    """`started` is seconds of CLOCK_MONOTONIC, `given` are the sockets of socket units.
+
+    Ages and durations in the body are seconds.
+    """
     now = time.monotonic()
     config = world.config
     members = sorted(fleet.members.values(), key=lambda m: (m.generation, m.number, m.key))
@@ -76,6 +81,7 @@ def status_body(
         "changed_on_disk": file_mtime(config.source) != world.file_mtime,
         "uptime": now - started,
         "listeners": [_shown(listener) for listener in world.listeners],
+        "inherited": [f"{each.address} ({each.address.door})" for each in given],
         "tls": config.tls.mode,
         "workers": [
             _worker(fleet, m, processes.get(m.key), board) for m in members if m.role == "worker"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -585,41 +585,3 @@ def test_ipv6_is_served(daemon_with):
     assert (got.returncode, got.stdout) == (0, "six"), got.stderr
     logins = [event for event in daemon.events() if event["event"] == "login"]
     assert all(event["address"].startswith("[::1]:") for event in logins)
-
-
-@pytest.fixture
-def manager(folder) -> Iterator[tuple[str, Callable[[], dict[str, str]]]]:
-    """A service manager's socket: its address, and how to read the next message."""
-    address = str(folder / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(address)
-        sock.settimeout(30)
-        yield (
-            address,
-            lambda: dict(line.split("=", 1) for line in sock.recv(4096).decode().split("\n")),
-        )
-
-
-def test_the_service_manager_is_told(folder, manager):
-    address, told = manager
-    daemon = Daemon(folder)
-    try:
-        daemon.start(env={**os.environ, "NOTIFY_SOCKET": address})
-        ready = told()
-        assert (ready["READY"], ready["MAINPID"]) == ("1", str(daemon.pid))
-        daemon.signal(signal.SIGHUP)
-        reloading = told()
-        assert reloading["RELOADING"] == "1"
-        assert int(reloading["MONOTONIC_USEC"]) > 0
-        assert "generation 2" in told()["STATUS"]
-        daemon.configure("limits", typo="1")
-        assert daemon.ctl("reload").returncode == 1
-        assert told()["RELOADING"] == "1"
-        after = told()
-        assert after["READY"] == "1"
-        assert "generation 2" in after["STATUS"]
-        daemon.signal(signal.SIGTERM)
-        assert told()["STOPPING"] == "1"
-        assert daemon.process.wait(30) == 0
-    finally:
-        daemon.destroy()
