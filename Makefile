@@ -7,8 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(VENV)/.programs
 STAMP := $(VENV)/.installed
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 .PHONY: demo test torture bench bench-ledger lint format format-check types clean
+.PHONY: install-systemd uninstall-systemd
 
 demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
@@ -39,6 +42,13 @@ format: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# The program below PREFIX and a service of systemd's, docs/operating.md; DESTDIR is for packages.
+install-systemd:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/systemd/install install
+
+uninstall-systemd:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PYTHON='$(PYTHON)' deploy/systemd/install uninstall
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
