@@ -6,14 +6,14 @@ Rules
   2. Every frame but DATA is small (payload <= INLINE_MAX) and is handed over whole.  The payload
      of DATA (<= DATA_MAX) is handed over as it comes, so that the kernel may move it around the
      engine: whoever moves bytes outside says so with `bypass`.
-  3. While a payload passes, there is no next event.  A broken frame ends the engine: every later
-     call raises the same error.
+  3. While a payload passes, there is no next event.  A broken frame ends the engine, and so does
+     whoever finds that frames make no sense (`stop`): every later call raises the same error.
 
 State of the engine, by what the next byte is:
 
     HEAD --16 bytes + meta--> (whole payload) --> Message ......... HEAD
     HEAD --16 bytes + meta--> DataHead --> BODY --payload_left = 0--> HEAD
-    any  --violation--> BROKEN
+    any  --violation, stop--> BROKEN
 """
 
 from __future__ import annotations
@@ -143,6 +143,12 @@ class Engine:
         if self.buffered or not 0 <= count <= self.payload_left:
             raise AssertionError("bypass beyond the payload or past buffered bytes")
         self.payload_left -= count
+
+    def stop(self, error: FrameError) -> None:
+        """Read no further: what follows makes no sense.  The first error counts."""
+        self._broken = self._broken or error
+        self.payload_left = 0
+        self.discard()
 
     def discard(self) -> None:
         """Drop what is buffered; for a connection that is being closed."""

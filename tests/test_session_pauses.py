@@ -160,6 +160,17 @@ def test_a_peer_that_leaves_in_a_pause_is_gone_at_once(loop: Loop) -> None:
     assert len(loop.sessions) == 0
 
 
+def test_a_peer_that_ends_its_side_in_a_pause_is_gone_at_once(loop: Loop) -> None:
+    door, session = loop.open(after(LONG))
+    released = []
+    session.release = lambda: released.append(True)
+    loop.peers[0].send(b"what nobody reads any more")
+    loop.peers[0].shutdown(socket.SHUT_WR)  # all that TCP tells of a close
+    loop.turn(0.0)
+    assert door.closed
+    assert released == [True]
+
+
 def test_the_alarm_of_a_session_that_ended_rings_for_nobody(loop: Loop) -> None:
     loop.open(after(0.05))
     loop.peers[0].close()

@@ -37,7 +37,7 @@ HASHERS = 2
 """Password hashes at a time; each keeps several processors busy by itself."""
 HASHES_MAX = 64
 """Password hashes that run or wait; whoever comes then is told to come again."""
-_GONE = select.EPOLLHUP | select.EPOLLERR
+_GONE = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 
 class Sessions:
@@ -188,7 +188,8 @@ class Sessions:
     def _pause(self, session: Session, until: float) -> None:
         session.deadline = FOREVER
         session.paused = True
-        self._epoll.modify(session.fd, select.EPOLLONESHOT)  # it tells when the peer is gone
+        # nothing is read in a pause, so the kernel must tell of a peer that leaves
+        self._epoll.modify(session.fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
         if session.alarm != until:  # else it was woken in between, and its alarm still stands
             session.alarm = until
             heapq.heappush(self._alarms, (until, next(self._numbers), session))

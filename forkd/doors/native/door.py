@@ -12,40 +12,28 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from functools import partial
 
 from forkd.doors.native import answers
 from forkd.doors.native.context import Context, Login, Task
+from forkd.doors.native.ending import LEFT, Ending
 from forkd.doors.native.gate import Gate
+from forkd.doors.native.opening import Opening
+from forkd.doors.native.patience import Patience
 from forkd.doors.native.requests import carry_out
-from forkd.doors.native.smallputs import SmallPuts
+from forkd.doors.native.smallputs import SmallPuts, is_inline
 from forkd.doors.native.waiting import when_paid
 from forkd.doors.native.wire import OUT_MAX, Wire
 from forkd.errors import FrameError, Refusal
 from forkd.protocol import Message
 from forkd.serving.core import Core, Peer
-from forkd.serving.session import (
-    AGAIN,
-    FOREVER,
-    Activity,
-    Closed,
-    Job,
-    Outcome,
-    Park,
-    Pause,
-    Weight,
-)
-from forkd.serving.transport import READABLE, Plain, open_transport
+from forkd.serving.session import AGAIN, Activity, Closed, Job, Outcome, Park, Pause, Weight
+from forkd.serving.transport import READABLE, Plain
 from forkd.verbs import AnyRequest, Auth, Bye, Hello, Passwd, Put, Register, decode_request
 
 _EVENTS_A_STEP = 64
 _CHANGES_MAX = 512
 """Small puts of one session that wait for their commit."""
-_FAREWELL_SECONDS = 5.0
-"""How long a client that was told to leave may stay silent."""
-_LINGER_SECONDS = 2.0
-"""How long the client may take to read the last answer."""
 _SKIP = 1024 * 1024
 _SKIPPED_MAX = 1024
 """Refused uploads of one session whose client has not ended them."""
@@ -75,24 +63,15 @@ class NativeDoor:
         self._context = Context(core, peer, Wire(Plain(sock), buffer), activity)
         self._context.wire.engine.inline_max = _STRANGERS_PAYLOAD
         self._small = SmallPuts(self._context)
-        self._gate = Gate(self._context, self._end, self.kick)
+        self._patience = Patience(self._context, refusal is not None)
+        self._ending = Ending(self._context, self._patience)
+        self._gate = Gate(self._context, self._ending.begin, self._lost, self.kick)
         self._refusal = refusal
-        patience = float(core.config.limits.login_timeout)
-        self._login_by = time.monotonic() + (
-            min(patience, _FAREWELL_SECONDS) if refusal else patience
-        )
-        self._linger_until = 0.0
-        self._sock = sock
-        self._tls = tls
-        self._opened = False
-        self._secured = False
+        self._opening = Opening(sock, tls, self._context.wire, activity)
         self._held: Message | None = None
         self._task: Task | None = None
         self._skipping: set[int] = set()
-        self._ending: str | None = None
-        self._lingering = False
         self._draining = False
-        self._farewell = False
         self._changed = False
         self._kicked = False
 
@@ -101,43 +80,32 @@ class NativeDoor:
     def step(self) -> Outcome:
         context, wire = self._context, self._context.wire
         context.count_bytes()
-        if not self._secured:
+        if self._task is None and not self._ending.lingering and self._patience.over:
+            return self.timed_out()
+        if not self._opening.done:
             if self._kicked:
                 return Closed("kicked")
-            if not self._open():
-                return Park(wire.transport.wants, self._patience())
+            if not self._opening.step():
+                return Park(wire.transport.wants, self._patience.idle())
             if self._refusal is not None:
                 context.refuse(0, self._refusal)
-                self._end("refused")
+                self._ending.begin("refused")
         for _ in range(_EVENTS_A_STEP):
-            outcome = self._linger() if self._lingering else self._go_on()
+            outcome = self._ending.linger() if self._ending.lingering else self._go_on()
             if outcome is not None:
                 return outcome
         return AGAIN
-
-    def _open(self) -> bool:
-        """Plain or TLS, as the client's first byte says; False while that is under way."""
-        context, wire = self._context, self._context.wire
-        if not self._opened:
-            transport = open_transport(self._sock, self._tls)
-            if transport is None:
-                return False
-            wire.transport = transport
-            self._opened = True
-        self._secured = wire.transport.handshake()
-        context.activity.tls = wire.transport.label
-        return self._secured
 
     def _go_on(self) -> Outcome | None:
         """One thing; None when there may be another at once."""
         context, wire = self._context, self._context.wire
         if self._kicked:
-            return self._leave_at_once()
+            return self._ending.at_once(answering=self._task is not None)
         if self._changed and context.login is not None:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
-        if self._draining and not self._farewell and self._between_frames():
-            self._farewell = True
+        if self._draining and not self._patience.farewell and self._between_frames():
+            self._patience.farewell = True
             wire.notice("going-away")
         if self._task is not None:
             outcome = self._task.step()
@@ -146,14 +114,14 @@ class NativeDoor:
             elif isinstance(outcome, Pause):
                 wire.flush()  # what came before it is answered
             return outcome
-        if self._ending is not None:
-            return self._finish(self._ending)
+        if self._ending.reason is not None:
+            return self._ending.finish(self._ending.reason)
         if wire.waiting >= OUT_MAX and not wire.flush():
-            return Park(wire.transport.wants, self._stall())
+            return Park(wire.transport.wants, self._patience.stall())
         most = 1 if context.core.committer.crowded else _CHANGES_MAX
         if len(context.pending) + len(self._small) >= most:
             self._small.flush()
-            return self._await_changes()
+            return self._ending.await_changes()
         return self._take_event()
 
     def _take_event(self) -> Outcome | None:
@@ -182,18 +150,12 @@ class NativeDoor:
         if count or self._small.flush():
             return None
         if count == 0:
-            self._end("the client left")
+            self._ending.begin(LEFT)
             return None
         if not wire.flush():
             more = READABLE if wire.waiting < OUT_MAX else 0
-            return Park(wire.transport.wants | more, self._stall())
-        return Park(wire.transport.wants, self._patience())
-
-    def _await_changes(self) -> Outcome:
-        wire = self._context.wire
-        if not wire.flush():
-            return Park(wire.transport.wants, self._stall())
-        return Park(0, FOREVER)
+            return Park(wire.transport.wants | more, self._patience.stall())
+        return Park(wire.transport.wants, self._patience.idle())
 
     # requests
 
@@ -201,7 +163,7 @@ class NativeDoor:
         context = self._context
         try:
             request = decode_request(message.meta)
-            if isinstance(request, Put) and _is_inline(message, request):
+            if isinstance(request, Put) and is_inline(message, request):
                 login = self._login()
                 put = partial(self._small.add, login, message, request)
                 self._task = when_paid(context, message.id, login.up, request.size, put)
@@ -211,7 +173,7 @@ class NativeDoor:
             self._small.flush()
             if context.pending:
                 self._held = message
-                return self._await_changes()
+                return self._ending.await_changes()
             return self._dispatch(message.id, request)
         except FrameError:
             raise
@@ -226,7 +188,7 @@ class NativeDoor:
                 self._gate.hello(ident, request)
             case Bye():
                 self._context.wire.reply(ident, {})
-                self._end("bye")
+                self._ending.begin("bye")
             case Auth():
                 self._task = self._gate.auth(ident, request)
             case Register():
@@ -241,9 +203,10 @@ class NativeDoor:
 
     def _skip_upload(self, ident: int) -> None:
         """The rest of a refused upload's DATA is dropped."""
-        if len(self._skipping) >= _SKIPPED_MAX:
-            raise FrameError(f"more than {_SKIPPED_MAX} refused uploads were not ended with LAST")
         self._skipping.add(ident)
+        if len(self._skipping) > _SKIPPED_MAX:
+            why = f"more than {_SKIPPED_MAX} refused uploads were not ended with LAST"
+            self._context.wire.engine.stop(FrameError(why))
 
     def _login(self) -> Login:
         login = self._context.login
@@ -251,74 +214,49 @@ class NativeDoor:
             raise Refusal("auth-required", "log in first")
         return login
 
-    # the end
-
-    def _end(self, reason: str) -> None:
-        self._ending = self._ending or reason
-
-    def _finish(self, reason: str) -> Outcome | None:
-        """Send what is still to be answered, then let the client read it."""
-        wire = self._context.wire
-        if self._context.pending:
-            return self._await_changes()
-        if not wire.flush():
-            return Park(wire.transport.wants, self._stall())
-        if reason == "the client left":
-            return Closed(reason)
-        wire.transport.shutdown()
-        self._lingering = True
-        self._linger_until = time.monotonic() + _LINGER_SECONDS
-        return None
-
-    def _linger(self) -> Outcome | None:
-        """A close with unread bytes would destroy the last answer on its way."""
-        wire = self._context.wire
-        count = wire.fill()
-        wire.engine.discard()
-        if count is None:
-            return Park(wire.transport.wants, _LINGER_SECONDS)
-        late = time.monotonic() > self._linger_until
-        return Closed(self._ending or "") if late or not count else None
-
-    def _leave_at_once(self) -> Outcome:
-        if self._task is None:
-            refusal = Refusal("kicked", "an administrator ended this session")
-            self._context.refuse(0, refusal)
-            self._context.wire.flush()
-        return Closed("kicked")
-
     # what comes from outside
 
     def failed(self, error: BaseException) -> Outcome:
-        context = self._context
+        context, ending = self._context, self._ending
         if isinstance(error, ConnectionError):
             return Closed(str(error) or "the connection broke")
-        if self._lingering:
-            return Closed(self._ending or "")
+        if ending.lingering:
+            return Closed(ending.reason or "")
         if isinstance(error, FrameError):
-            self._fail_task(error)
-            self._refuse_stream(error)
+            self._break_off(error)
         elif isinstance(error, Refusal):
-            try:
-                self._fail_task(error)
-            except FrameError as broken:  # one refused upload too many
-                self._refuse_stream(broken)
+            self._fail_task(error)
         else:
             context.core.log.unexpected("session-failed", error, session=context.peer.session)
-            if self._ending is not None or not self._secured:
+            if ending.reason is not None or not self._opening.done:
                 return Closed("a fault in the server")
             refusal = Refusal("internal", "a fault in the server; it is in its log")
             if self._task is None:
                 context.refuse(0, refusal)
-                self._end("internal fault")
+                ending.begin("internal fault")
             self._fail_task(refusal)
         return AGAIN
 
-    def _refuse_stream(self, error: FrameError) -> None:
-        """What follows cannot be understood; what came before is done and answered."""
+    def _break_off(self, error: FrameError) -> None:
+        """What follows cannot be understood; what came before is done and answered.
+
+        Before it came what was put off while a stream was uploaded: only when that is done is
+        the error told, by the engine's next event.
+        """
+        context = self._context
+        if self._task is not None:
+            context.wire.engine.stop(error)
+            self._fail_task(error)
+            return
         self._small.flush()
-        self._context.refuse(0, error)
-        self._end("broken frame")
+        context.refuse(0, error)
+        self._ending.begin("broken frame")
+
+    def _lost(self, refusal: Refusal) -> None:
+        """End whatever is under way: nobody knows what the account may do by now."""
+        self._fail_task(refusal)
+        self._context.refuse(0, refusal)
+        self._ending.begin("the account could not be looked up")
 
     def _fail_task(self, refusal: Refusal) -> None:
         task, self._task = self._task, None
@@ -326,11 +264,11 @@ class NativeDoor:
             task.failed(refusal)
 
     def timed_out(self) -> Outcome:
-        context = self._context
-        if self._task is None and not self._farewell and not self._lingering:
+        context, farewell = self._context, self._patience.farewell
+        if self._task is None and not farewell and not self._ending.lingering:
             context.refuse(0, Refusal("timeout", "nothing came for too long"))
             context.wire.flush()
-        return Closed("going away" if self._farewell else "timed out")
+        return Closed("going away" if farewell else "timed out")
 
     def drain(self) -> None:
         self._draining = True
@@ -350,32 +288,6 @@ class NativeDoor:
             self._context.close()
             self._context.wire.transport.sock.close()
 
-    # patience, in seconds
-
-    def _stall(self) -> float:
-        return self._context.core.config.limits.stall_timeout
-
-    def _patience(self) -> float:
-        """Never short of what we owe the client; a stranger has one time for all he does."""
-        context, limits = self._context, self._context.core.config.limits
-        if context.changes:
-            return FOREVER
-        usual = float(limits.idle_timeout)
-        if context.login is None:
-            usual = max(0.0, self._login_by - time.monotonic())
-        return min(_FAREWELL_SECONDS, usual) if self._farewell else usual
-
     def _between_frames(self) -> bool:
         task = self._task
         return not isinstance(task, answers.Download) or task.between_frames
-
-
-def _is_inline(message: Message, put: Put) -> bool:
-    if len(message.payload) == put.size:
-        return True
-    if message.payload:
-        raise Refusal(
-            "bad-request",
-            f"put: {len(message.payload)} bytes came with a declared size of {put.size}",
-        )
-    return False

@@ -17,9 +17,19 @@ from forkd.verbs import Auth, Hello, Passwd, QuotaReply, Register
 class Gate:
     """A session's way in.  Whatever hashes a password runs on a thread."""
 
-    def __init__(self, context: Context, end: Callable[[str], None], kick: Callable[[], None]):
+    def __init__(
+        self,
+        context: Context,
+        end: Callable[[str], None],
+        lost: Callable[[Refusal], None],
+        kick: Callable[[], None],
+    ) -> None:
+        """`end` closes the session after what was said, `lost` breaks off what is under way
+        before, `kick` closes at once.
+        """
         self._context = context
         self._end = end
+        self._lost = lost
         self._kick = kick
         self._greeted = False
         self._failures = 0
@@ -80,13 +90,11 @@ class Gate:
                 self._kick()
         except Refusal as refusal:
             told = refusal
-            return Job(lambda: self._lost(told), Weight.SHORT)
+            return Job(lambda: self._not_known(told), Weight.SHORT)
         return AGAIN
 
-    def _lost(self, refusal: Refusal) -> Outcome:
-        """Nobody knows what the account may do by now."""
-        self._context.refuse(0, refusal)
-        self._end("the account could not be looked up")
+    def _not_known(self, refusal: Refusal) -> Outcome:
+        self._lost(refusal)
         return AGAIN
 
     def _demand_private(self) -> None:

@@ -55,9 +55,7 @@ class SmallPuts:
         if not waiting or login is None:
             return False
         self._waiting, self._bytes = [], 0
-        begun = login.files.begin_fresh(
-            [(upload.put.path, upload.put.size) for upload, _ in waiting]
-        )
+        begun = self._begin(login, [(upload.put.path, upload.put.size) for upload, _ in waiting])
         changes: list[Answered] = []
         for (upload, content), incoming in zip(waiting, begun, strict=True):
             try:
@@ -69,6 +67,12 @@ class SmallPuts:
         submit(self._context, changes)
         return True
 
+    def _begin(self, login: Login, wanted: list[tuple[str, int]]) -> list[Incoming | Refusal]:
+        try:
+            return login.files.begin_fresh(wanted)
+        except Exception as error:  # each of them is told
+            return [as_refusal(self._context, error)] * len(wanted)
+
     def _written(
         self, login: Login, upload: Upload, content: bytes, incoming: Incoming | Refusal
     ) -> Publication:
@@ -79,13 +83,26 @@ class SmallPuts:
             while written < len(content):
                 written += os.write(incoming.staged.fd, memoryview(content)[written:])
             set_time(incoming, upload.put)
+            publication = Publication(self._context, login, upload, incoming)
         except BaseException as error:
             login.files.discard(incoming)
             if isinstance(error, OSError):
                 raise from_oserror(error, upload.put.path) from error
             raise
         self._context.moved_up += len(content)
-        return Publication(self._context, login, upload, incoming)
+        return publication
+
+
+def is_inline(message: Message, put: Put) -> bool:
+    """Whether the content came with the request.  Raises Refusal where a part of it did."""
+    if len(message.payload) == put.size:
+        return True
+    if message.payload:
+        raise Refusal(
+            "bad-request",
+            f"put: {len(message.payload)} bytes came with a declared size of {put.size}",
+        )
+    return False
 
 
 def _check_digest(put: Put, content: bytes) -> str | None:

@@ -189,10 +189,11 @@ class StreamUpload:
             set_time(incoming, put)
         except OSError as error:
             raise from_oserror(error, put.path) from error
+        upload = Upload(self.ident, put, self._parts, arrived, self._began)
+        publication = Publication(self._context, self._login, upload, incoming)
         self._incoming = None
         self._idle()
-        upload = Upload(self.ident, put, self._parts, arrived, self._began)
-        submit(self._context, [Publication(self._context, self._login, upload, incoming)])
+        submit(self._context, [publication])
 
     def failed(self, refusal: Refusal) -> None:
         self._give_up(refusal.code)
