@@ -32,7 +32,9 @@ class Weight(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Wait for `wants` (READABLE, WRITABLE, 0 = only for a wake-up) at most `patience` seconds.
+    """Wait for `wants` (READABLE, WRITABLE, LEAVING) at most `patience` seconds.
+
+    A peer that is gone is told with any of them; with 0 there is only a wake-up.
 
     FOREVER is for what is sure to come and not the peer's to hurry: the flush of a disk.
     """

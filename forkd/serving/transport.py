@@ -14,6 +14,8 @@ from typing import Protocol
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+LEAVING = select.EPOLLRDHUP
+"""The peer has ended its side, whatever of its bytes is not read yet."""
 _TLS_HANDSHAKE = 0x16  # RFC 8446 section 5.1, ContentType
 
 
@@ -175,6 +177,13 @@ def wait_briefly(transport: Transport, seconds: float) -> bool:
     poll = select.poll()
     poll.register(transport.sock, transport.wants)  # EPOLLIN and POLLIN are the same bits
     return bool(poll.poll(int(seconds * 1000)))
+
+
+def has_left(transport: Transport) -> bool:
+    """The peer has ended its side, or is gone."""
+    poll = select.poll()
+    poll.register(transport.sock, LEAVING)  # POLLRDHUP, and POLLHUP and POLLERR always
+    return bool(poll.poll(0))
 
 
 def broken(error: OSError) -> ConnectionError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -435,6 +438,29 @@ def test_killed_helpers_are_replaced(daemon_with):
     assert daemon.log_in().ask({"op": "run", "command": "hi"})[1] == b"hi\n"
     assert daemon.metrics()["forkd_worker_restarts_total"] == 3
     assert [account["drift"] for account in daemon.verify()] == [0]
+
+
+@pytest.mark.parametrize("end", ["reset", "closed"])
+def test_a_command_ends_with_its_client_however_much_that_sent(daemon_with, end: str) -> None:
+    script = '["sh", "-c", "echo $$; exec sleep 600"]'
+    command = {"exec": script, "users": '["*"]', "timeout": '"10m"'}
+    daemon = daemon_with(**{"commands.wait": command})
+    peer = daemon.log_in(address=(daemon.host, daemon.port) if end == "reset" else None)
+    peer.request({"op": "run", "command": "wait"})
+    peer.read()
+    pid = int(peer.read()[3])
+    send_until_nobody_reads(peer)
+    if end == "reset":
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    wait_for(lambda: not alive(pid))
+
+
+def send_until_nobody_reads(peer: Peer) -> None:
+    peer.sock.setblocking(False)
+    while select.select([], [peer.sock], [], 0.5)[1]:
+        with suppress(BlockingIOError):
+            peer.request({"op": "stat", "path": "x" * 1000})
 
 
 # the start

@@ -8,6 +8,7 @@ from forkd.doors.native.context import Context
 from forkd.errors import Refusal
 from forkd.helpers import runclient
 from forkd.serving.session import AGAIN, Closed, Outcome, Park
+from forkd.serving.transport import LEAVING, has_left
 
 _READ = 64 * 1024
 _ENGINE_MAX = 64 * 1024
@@ -79,11 +80,15 @@ class Running:
         if not wire.flush():
             return Park(wire.transport.wants, core.config.limits.stall_timeout)
         if wire.engine.buffered >= _ENGINE_MAX:
-            return Park(0, self._patience)
-        count = wire.fill()
-        if count == 0:
+            left, wants = has_left(wire.transport), LEAVING
+        else:
+            count = wire.fill()
+            if count:
+                return AGAIN
+            left, wants = count == 0, wire.transport.wants
+        if left:
             return Closed("the client left while a command ran")
-        return AGAIN if count else Park(wire.transport.wants, self._patience)
+        return Park(wants, self._patience)
 
     def _end(self, reason: str, status: int | None, signal: int | None) -> None:
         self._close()
