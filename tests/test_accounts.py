@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
@@ -173,7 +174,7 @@ def test_what_cannot_be_prepared_is_not_added(accounts: SqliteAccounts, tmp_path
 
 def test_authentication(accounts: SqliteAccounts) -> None:
     accounts.add("alice", "sécret ☃", prepare=nothing)
-    assert accounts.authenticate("alice", "sécret ☃").name == "alice"
+    assert accounts.authenticate("alice", "sécret ☃").account.name == "alice"
     for name, password in (
         ("alice", "secret"), ("alice", ""), ("alice", "\udcff"), ("Alice", "sécret ☃"),
         ("nobody", "sécret ☃"), ("", ""), ("a\0", "x"), ("\udcff", "x"),
@@ -211,7 +212,7 @@ def test_a_new_password_replaces_the_old(accounts: SqliteAccounts) -> None:
     before = accounts.add("alice", "secret", prepare=nothing)
     after = accounts.set_password("alice", "other")
     assert after.password_changed > before.password_changed
-    assert accounts.authenticate("alice", "other") == after
+    assert accounts.authenticate("alice", "other").account == after
     with refused("auth-failed"):
         accounts.authenticate("alice", "secret")
     with refused("not-found"):
@@ -234,12 +235,58 @@ def test_a_log_in_renews_a_hash_of_other_parameters(tmp_path: Path) -> None:
     old.close()
     dearer = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
     new = SqliteAccounts(path, RULES, dearer)
-    assert new.authenticate("alice", "secret") == added
+    assert new.authenticate("alice", "secret").account == added
     with closing(sqlite3.connect(path)) as db:
         (hashed,) = db.execute("SELECT hash FROM account").fetchone()
     assert not dearer.check_needs_rehash(hashed)
-    assert new.authenticate("alice", "secret") == added
+    assert new.authenticate("alice", "secret").account == added
     new.close()
+
+
+def test_a_password_is_changed_only_while_its_mark_holds(accounts: SqliteAccounts) -> None:
+    accounts.add("alice", "secret", prepare=nothing)
+    accounts.add("bob", "secret", prepare=nothing)
+    proved = accounts.authenticate("alice", "secret")
+    accounts.set_password("alice", "other", proved.mark)
+    with refused("auth-failed"):
+        accounts.set_password("alice", "third", proved.mark)
+    with refused("auth-failed"):
+        accounts.set_password("bob", "third", proved.mark)
+    with refused("not-found"):
+        accounts.set_password("carol", "third", proved.mark)
+    accounts.authenticate("alice", "other")
+    accounts.authenticate("bob", "secret")
+
+
+def test_who_is_overtaken_while_his_hash_is_renewed_is_verified_anew(tmp_path: Path) -> None:
+    path = str(tmp_path / DATABASE)
+    dearer = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
+    other = SqliteAccounts(path, RULES, dearer)
+
+    class Overtaken(PasswordHasher):
+        """Somebody else does `meanwhile` while the hash is made."""
+
+        meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+        def hash(self, *args: Any, **options: Any) -> str:
+            hashed = super().hash(*args, **options)
+            self.meanwhile()
+            return hashed
+
+    for change, told in (("secret", None), ("other", "auth-failed")):
+        SqliteAccounts(path, RULES, CHEAP).add("alice", "secret", prepare=nothing)
+        hasher = Overtaken(time_cost=2, memory_cost=16, parallelism=1)
+        accounts = SqliteAccounts(path, RULES, hasher)
+        hasher.meanwhile = lambda new=change: other.set_password("alice", new)
+        if told is None:
+            proved = accounts.authenticate("alice", "secret")
+            assert proved == accounts.credential("alice")
+        else:
+            with refused(told):
+                accounts.authenticate("alice", "secret")
+        accounts.remove("alice")
+        accounts.close()
+    other.close()
 
 
 def test_changes(accounts: SqliteAccounts) -> None:
@@ -252,7 +299,7 @@ def test_changes(accounts: SqliteAccounts) -> None:
     with refused("auth-failed"):
         accounts.authenticate("alice", "secret")
     accounts.change("alice", enabled=True, quota="default")
-    assert accounts.authenticate("alice", "secret").quota == "default"
+    assert accounts.authenticate("alice", "secret").account.quota == "default"
     with refused("bad-request"):
         accounts.change("alice", permissions=["fly"])
     for missing in ("bob", "\udcff"):

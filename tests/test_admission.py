@@ -10,7 +10,7 @@ import pytest
 from argon2 import PasswordHasher
 from corerig import ALICE, Place, place_in
 
-from forkd.accounts import Account
+from forkd.accounts import Credential
 from forkd.accounts.sqlite import SqliteAccounts
 from forkd.config import Accounts as AccountRules
 from forkd.config import Config, Limits, Server
@@ -295,8 +295,8 @@ def test_a_proof_does_its_work_once_the_password_is_right(core_with: Make) -> No
     core = core_with()
     done: list[str] = []
 
-    def then(account: Account) -> None:
-        done.append(account.name)
+    def then(proved: Credential) -> None:
+        done.append(proved.account.name)
         if len(done) == 2:
             raise Refusal("weak-password", "too short")
 
@@ -304,7 +304,26 @@ def test_a_proof_does_its_work_once_the_password_is_right(core_with: Make) -> No
         proof = Proof(core, peer(), "alice", password, then)
         verify(proof)
         if result is None:
-            assert isinstance(proof.step(), Account)
+            assert isinstance(proof.step(), Credential)
         else:
             assert refused(proof).code == result
     assert done == ["alice", "alice"]
+
+
+def test_of_two_password_changes_at_once_one_wins(core_with: Make) -> None:
+    core = core_with()
+
+    def change(new: str) -> Callable[[Credential], None]:
+        return lambda proved: core.accounts.set_password("alice", new, proved.mark)
+
+    first = Proof(core, peer(), "alice", PASSWORD, change("first new"))
+
+    def then(proved: Credential) -> None:
+        verify(first)
+        change("second new")(proved)
+
+    second = Proof(core, peer(), "alice", PASSWORD, then)
+    verify(second)
+    assert isinstance(first.step(), Credential)
+    assert refused(second).code == "auth-failed"
+    assert core.accounts.authenticate("alice", "first new")

@@ -189,7 +189,7 @@ def test_an_account_can_log_in_and_is_shown(forkctl: Ctl) -> None:
     assert "secret" not in out
     config = configuration.load(forkctl.config_path)
     accounts = open_accounts(config)
-    assert accounts.authenticate("alice", "secret").permissions == {"read", "list"}
+    assert accounts.authenticate("alice", "secret").account.permissions == {"read", "list"}
     accounts.close()
     shown = forkctl.json("user", "show", "alice")
     assert (shown["quota"], shown["limit"], shown["used"]) == (10240, 10240, 0)

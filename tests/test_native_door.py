@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from peer import ERROR, HEADER, INTERIM, REPLY, REQUEST, Peer
-from workerrig import Nest, nest_in, wait_for
+from workerrig import PASSWORD, Nest, nest_in, wait_for
 
 from forkd import messages
 from forkd.storage.charged import ChargedTree
@@ -155,6 +155,16 @@ def test_an_upload_of_an_account_that_cannot_be_looked_up_is_not_published(nest:
     assert os.listdir(nest.home) == []
     assert nest.charged == 5 == nest.on_disk()  # as after a kick, the partial may be resumed
     assert not list(nest.file.leases())
+
+
+def test_of_two_password_changes_at_once_one_wins(tmp_path: Path) -> None:
+    with nest_in(tmp_path, slow_login=True) as nest:
+        peers = {new: nest.alice() for new in ("the first one", "the second one")}
+        for new, peer in peers.items():
+            peer.request({"op": "passwd", "old": PASSWORD, "new": new})
+        won = [new for new, peer in peers.items() if peer.read()[0] == REPLY]
+        assert len(won) == 1
+        nest.stranger().login("alice", won[0])
 
 
 # faults of ours

@@ -10,7 +10,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from forkd import config as configuration
-from forkd.accounts import Account
+from forkd.accounts import Account, Credential
 from forkd.accounts.sqlite import DATABASE, SqliteAccounts
 from forkd.errors import Refusal
 from forkd.serving.remembered import Remembered
@@ -45,7 +45,7 @@ def memory(accounts: SqliteAccounts) -> Remembered:
     made.authenticate("alice", "secret")
     known = made.recall("alice", "secret")
     assert known is not None
-    assert known.name == "alice"
+    assert known.account.name == "alice"
     return made
 
 
@@ -97,7 +97,7 @@ def test_what_else_changes_is_told_as_it_is_now(memory: Remembered, path: str) -
     elsewhere.close()
     known = memory.recall("alice", "secret")
     assert known is not None
-    assert known.permissions == {"read"}
+    assert known.account.permissions == {"read"}
 
 
 def test_a_password_changed_while_it_is_verified_is_not_remembered(
@@ -106,10 +106,10 @@ def test_a_password_changed_while_it_is_verified_is_not_remembered(
     class Slow(SqliteAccounts):
         """The password is changed right after it was found right."""
 
-        def authenticate(self, name: str, password: str) -> Account:
-            account = super().authenticate(name, password)
+        def authenticate(self, name: str, password: str) -> Credential:
+            proved = super().authenticate(name, password)
             accounts.set_password(name, "other")
-            return account
+            return proved
 
     slow = Slow(accounts._db._path, RULES, CHEAP)
     memory = Remembered(slow, 60.0)

@@ -93,14 +93,18 @@ class Accounts(Protocol):
     def credential(self, name: str) -> Credential | None:
         """The account, enabled or not, with the mark of its password.  No hash is computed."""
 
-    def authenticate(self, name: str, password: str) -> Account:
+    def authenticate(self, name: str, password: str) -> Credential:
         """The enabled account whose password this is.  Raises Refusal auth-failed.
 
         Takes tens of milliseconds of CPU: never on an event loop's thread.
         """
 
-    def set_password(self, name: str, password: str) -> Account:
-        """Raises Refusal: not-found, weak-password."""
+    def set_password(self, name: str, password: str, mark: str | None = None) -> Account:
+        """Raises Refusal: not-found, weak-password.
+
+        With a `mark`, only while that still is the mark: else Refusal auth-failed, as whoever
+        proved to know the password has been overtaken by another change.
+        """
 
     def change(
         self,

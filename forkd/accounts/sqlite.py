@@ -119,25 +119,31 @@ class SqliteAccounts:
         row = self._find(name)
         return Credential(_account(row), row[-1]) if row else None
 
-    def authenticate(self, name: str, password: str) -> Account:
+    def authenticate(self, name: str, password: str) -> Credential:
         row = self._find(name)
         hashed = row[-1] if row else self._passwords.nobody
         matches = self._passwords.matches(hashed, password)
         if row is None or not matches or not (account := _account(row)).enabled:
             raise Refusal("auth-failed", "wrong user name or password, or the account is disabled")
-        if self._passwords.stale(hashed):
-            self._renew(account, hashed, password)
-        return account
+        if not self._passwords.stale(hashed):
+            return Credential(account, hashed)
+        renewed = self._renew(account, hashed, password)
+        # without one, somebody else renewed it, or changed the password: it is verified again
+        return Credential(account, renewed) if renewed else self.authenticate(name, password)
 
-    def set_password(self, name: str, password: str) -> Account:
+    def set_password(self, name: str, password: str, mark: str | None = None) -> Account:
         if self.get(name) is None:
             raise _missing(name)
         hashed = self._passwords.hash(password)
         with self._db.write() as db:
-            db.execute(
-                "UPDATE account SET hash = ?, password_changed = ? WHERE name = ?",
-                (hashed, time.time(), name),
+            account = _one(db, name)
+            changed = db.execute(
+                "UPDATE account SET hash = ?, password_changed = ? WHERE id = ? AND hash = "
+                "coalesce(?, hash)",
+                (hashed, time.time(), account.id, mark),
             )
+            if not changed.rowcount:
+                raise Refusal("auth-failed", "the password was changed meanwhile by somebody else")
             return _one(db, name)
 
     def change(
@@ -176,17 +182,18 @@ class SqliteAccounts:
     def close(self) -> None:
         self._db.close()
 
-    def _renew(self, account: Account, old: str, password: str) -> None:
-        """Hash anew with today's parameters, unless the password was changed meanwhile."""
+    def _renew(self, account: Account, old: str, password: str) -> str | None:
+        """Hash anew with today's parameters; the hash it has now, None where `old` was changed."""
         try:
             hashed = self._passwords.hash(password)
             with self._db.write() as db:
-                db.execute(
+                renewed = db.execute(
                     "UPDATE account SET hash = ? WHERE id = ? AND hash = ?",
                     (hashed, account.id, old),
                 )
         except Refusal:
-            pass  # the next log-in tries again; this one is right anyway
+            return old  # the next log-in tries again; this one is right anyway
+        return hashed if renewed.rowcount else None
 
     def _find(self, name: str) -> _Row | None:
         if not is_name(name):

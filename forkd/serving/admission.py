@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from forkd.accounts import Account, is_name
+from forkd.accounts import Account, Credential, is_name
 from forkd.config import Config
 from forkd.errors import Refusal
 from forkd.events.records import Origin
@@ -103,7 +103,7 @@ class Proof:
     """A password that is being verified, and what is to be done once it is right."""
 
     def __init__(
-        self, core: Core, peer: Peer, name: str, password: str, then: Callable[[Account], None]
+        self, core: Core, peer: Peer, name: str, password: str, then: Callable[[Credential], None]
     ) -> None:
         """`then` runs on the thread that verified; it may raise Refusal."""
         self._core = core
@@ -111,16 +111,16 @@ class Proof:
         self._name = name
         self._password = password
         self._then = then
-        self._account: Account | None = None
+        self._proved: Credential | None = None
         self._refusal: Refusal | None = None
         self._answer_at: float | None = None
 
-    def step(self) -> Outcome | Account:
+    def step(self) -> Outcome | Credential:
         """On the loop's thread.  Raises Refusal: auth-failed, banned, busy and those of `then`."""
         if self._refusal is not None:
             return self._refuse(self._refusal)
-        if self._account is not None:
-            return self._account
+        if self._proved is not None:
+            return self._proved
         demand_welcome(self._core.limits, self._core.config, self._peer.origin)
         demand_hash(self._core)
         return Job(self._verify, Weight.HASH)
@@ -129,12 +129,12 @@ class Proof:
         try:
             # while it waited for a thread, others may have failed
             demand_welcome(self._core.limits, self._core.config, self._peer.origin)
-            account = self._core.remembered.authenticate(self._name, self._password)
-            self._then(account)
+            proved = self._core.remembered.authenticate(self._name, self._password)
+            self._then(proved)
         except Refusal as refusal:
             self._refusal = refusal
         else:
-            self._account = account
+            self._proved = proved
         return AGAIN
 
     def _refuse(self, refusal: Refusal) -> Outcome:
@@ -187,18 +187,20 @@ class Attempt:
         """On the loop's thread.  Raises Refusal: auth-failed, banned, too-many, busy, io-error."""
         if self._proof is None:
             demand_welcome(self.core.limits, self.core.config, self.peer.origin)
-            account = self.core.remembered.recall(self.name, self.password)
-            if account is not None:
-                self._open(account)
-                return self._enter(account, "remembered")
+            recalled = self.core.remembered.recall(self.name, self.password)
+            if recalled is not None:
+                self._open(recalled)
+                return self._enter(recalled.account, "remembered")
             self._proof = Proof(self.core, self.peer, self.name, self.password, self._open)
         verified = self._proof.step()
-        if not isinstance(verified, Account):
+        if not isinstance(verified, Credential):
             return verified
-        known = self.core.accounts.get(self.name)
-        if known is None or known.id != verified.id or not known.enabled:
-            raise Refusal("auth-failed", "the account was just disabled or removed")
-        return self._enter(known, "ok")
+        known = self.core.accounts.credential(self.name)
+        if known is None or known.mark != verified.mark or not known.account.enabled:
+            raise Refusal(
+                "auth-failed", "the account was just disabled or removed, or its password changed"
+            )
+        return self._enter(known.account, "ok")
 
     def close(self) -> None:
         """It is over without a result."""
@@ -206,8 +208,8 @@ class Attempt:
             self._files.close()
             self._files = None
 
-    def _open(self, account: Account) -> None:
-        core = self.core
+    def _open(self, proved: Credential) -> None:
+        core, account = self.core, proved.account
         tree = core.store.open_tree(account.id, account.home)
         origin = Origin(account.id, account.name, account.home, self.peer.session, self.peer.door)
         teller = Teller(core.journal, origin)

@@ -6,8 +6,8 @@ Rules
   2. An entry says: this password belongs to the mark that the account had when the password was
      verified.  Who uses it looks the account up as it is now (`recall`): with another mark, or
      disabled, or gone, it is worth nothing.  So nobody has to be told to forget.
-  3. The mark is read before the password is verified.  A password changed in between is remembered
-     for the old mark, which never comes back.
+  3. The mark is that of the password that was verified.  One that is changed meanwhile is
+     remembered for its old mark, which never comes back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from forkd.accounts import Account, Accounts
+from forkd.accounts import Accounts, Credential
 
 ENTRIES = 4096
 """Log-ins that one process remembers: about 1 MiB."""
@@ -36,7 +36,7 @@ class Remembered:
         self._entries: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def recall(self, name: str, password: str) -> Account | None:
+    def recall(self, name: str, password: str) -> Credential | None:
         """The enabled account whose password this was and is.  Raises Refusal: busy, io-error."""
         if not self._entries:
             return None
@@ -46,17 +46,14 @@ class Remembered:
         known = self._accounts.credential(name)
         if known is None or not known.account.enabled:
             return None
-        return known.account if hmac.compare_digest(known.mark, entry[0]) else None
+        return known if hmac.compare_digest(known.mark, entry[0]) else None
 
-    def authenticate(self, name: str, password: str) -> Account:
+    def authenticate(self, name: str, password: str) -> Credential:
         """Verify a password, slowly, and remember it.  Raises as Accounts.authenticate does."""
-        if not self._seconds:
-            return self._accounts.authenticate(name, password)
-        before = self._accounts.credential(name)
-        account = self._accounts.authenticate(name, password)
-        if before is not None:
-            self._keep(self._digest(name, password), before.mark)
-        return account
+        proved = self._accounts.authenticate(name, password)
+        if self._seconds:
+            self._keep(self._digest(name, password), proved.mark)
+        return proved
 
     def _keep(self, digest: bytes, mark: str) -> None:
         with self._lock:

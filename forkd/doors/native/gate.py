@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forkd import __version__, accounts, protocol
-from forkd.accounts import Account, enrol
+from forkd.accounts import Credential, enrol
 from forkd.doors.native.context import Context, Login, Task
 from forkd.errors import Refusal
 from forkd.helpers import runclient
@@ -67,8 +67,8 @@ class Gate:
         login.demand("passwd")
         context, name = self._context, login.account.name
 
-        def change(account: Account) -> None:
-            context.core.accounts.set_password(account.name, request.new)
+        def change(proved: Credential) -> None:
+            context.core.accounts.set_password(name, request.new, proved.mark)
 
         proof = Proof(context.core, context.peer, name, request.old, change)
         return _PasswordChange(ident, proof, lambda: self._changed(ident, name), self._refused)
@@ -212,7 +212,7 @@ class _PasswordChange:
 
     def step(self) -> Outcome | None:
         result = self._proof.step()
-        if not isinstance(result, Account):
+        if not isinstance(result, Credential):
             return result
         self._changed()
         return None
