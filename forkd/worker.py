@@ -335,6 +335,10 @@ class Worker:
                 for session in found:
                     session.door.kick()
                     self._sessions.wake(session.fd, session.id)
+                    user = session.activity.user
+                    self._log.info(
+                        "session-kicked", user=user, session=session.id, address=session.peer
+                    )
                 self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
             case messages.AccountChanged():
                 self._account_changed(message.name)

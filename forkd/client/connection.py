@@ -168,12 +168,16 @@ class Connection:
         if writable and self._queued:
             self._write()
 
-    def look(self) -> None:
-        """Take in what came while nobody waited for anything: news, or the connection's end."""
+    def look(self) -> ClientError | None:
+        """Take in what came while nobody waited for anything: news, or what ended the connection.
+
+        It has ended when `lost` says so.
+        """
         try:
             self._read()
-        except ClientError:
-            pass  # `lost` tells
+        except ClientError as error:
+            return error
+        return None
 
     def interrupt(self) -> None:
         """End it from another thread."""

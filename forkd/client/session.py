@@ -89,9 +89,11 @@ class Session:
         """A connection that is logged in.  Raises LostError, TrustError, RemoteError."""
         current = self._connection
         if current is not None and not current.busy:
-            current.look()  # a server ends idle connections
+            ended = current.look()  # a server ends idle connections, which is not worth a word
             if current.lost or current.leaving:
                 self.drop()
+            if isinstance(ended, RemoteError):
+                self.tell(Note(f"{ended}; logging in again"))
         if self._connection is None:
             self._connection = self._open()
             self._reached = True

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from peer import ERROR, INTERIM, Peer, RefusedError, noise
-from rig import PASSWORD, Daemon, free_port, wait_for
+from rig import BIN, PASSWORD, Daemon, free_port, wait_for
 
 import forkd
 
@@ -205,6 +205,10 @@ def test_sessions_are_listed_and_one_is_kicked(daemon):
     for victim in (alice, up):
         with pytest.raises((EOFError, ConnectionError)):
             victim.read()
+    kicks = [event for event in daemon.events() if event["event"] == "session-kicked"]
+    assert [(kick["session"], kick["user"], kick["address"]) for kick in kicks] == [
+        (victim.hello["session"], "alice", f"unix:uid={os.getuid()}") for victim in (alice, up)
+    ]
     again = daemon.ctl("kick", alice.hello["session"])
     assert again.returncode == 1
     assert "no such session" in again.stderr
@@ -212,6 +216,34 @@ def test_sessions_are_listed_and_one_is_kicked(daemon):
     assert left == {bob.hello["session"], stranger.hello["session"]}
     bob.put("still", b"here")
     stranger.login("alice", PASSWORD)
+
+
+def test_the_shell_tells_of_a_kick_and_goes_on(daemon):
+    shell = subprocess.Popen(
+        [BIN / "forkc", "shell", daemon.url()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=daemon.env(),
+    )
+    try:
+        assert shell.stdin is not None
+        shell.stdin.write("mkdir first\n")
+        shell.stdin.flush()
+        wait_for((daemon.home() / "first").exists)
+        (session,) = json.loads(daemon.ctl("--json", "sessions").stdout)
+        assert daemon.ctl("kick", session["id"]).returncode == 0
+        wait_for(lambda: json.loads(daemon.ctl("--json", "sessions").stdout) == [])
+        _, told = shell.communicate("mkdir second\nmkdir third\n", timeout=60)
+    finally:
+        shell.kill()
+        shell.wait()
+    assert shell.returncode == 0, told
+    assert (daemon.home() / "third").exists()
+    about = [line for line in told.splitlines() if "kicked" in line]
+    assert len(about) == 1, told
+    assert session["id"] in about[0]
 
 
 def test_the_number_of_workers_changes_without_cutting_a_transfer(daemon):
