@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import forkd
 from forkd import config as configuration
 from forkd.errors import ConfigError, StartError
+from forkd.supervisor.estate import VARIABLE
 from forkd.supervisor.pidfile import AlreadyRunningError
 from forkd.units import format_count
 
@@ -39,14 +40,17 @@ exit codes:
   3  the configuration is refused
   4  forkd is running already with this state folder or pidfile
 
-signals: TERM finishes transfers, then stops; INT and QUIT stop at once; HUP reloads.
+signals: TERM finishes transfers, then stops; INT and QUIT stop at once; HUP reloads; USR2 goes on
+as the version that is installed by then.
 The running daemon is steered and looked at with forkctl."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the answer is the exit code.  An error is one line that says what to do."""
-    options = _parser().parse_args(arguments)
     try:
+        if VARIABLE in os.environ:
+            return _take_over()
+        options = _parser().parse_args(arguments)
         return int(options.run(options))
     except ConfigError as error:
         for problem in error.problems:
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 def _load(options: argparse.Namespace) -> tuple[Checked, float]:
     """The configuration, and when its file was written: looked at first, so no change is missed."""
     from forkd.supervisor import preflight
-    from forkd.supervisor.status import file_mtime
+    from forkd.supervisor.world import file_mtime
 
     path = os.path.abspath(options.config)
     mtime = file_mtime(path)
@@ -143,12 +147,19 @@ def _serve(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from forkd import demo
     from forkd.supervisor import start
-    from forkd.supervisor.status import file_mtime
+    from forkd.supervisor.world import file_mtime
 
     place = demo.settle(options.dir)
     ground = start.take_ground(place.config, file_mtime(place.config.source), pidfile=False)
     demo.run_apart(lambda: demo.ensure_account(place))
     return _told(start.serve(ground, lambda: print(demo.welcome(place), flush=True)))
+
+
+def _take_over() -> int:
+    """Go on as the daemon whose version was another one until now."""
+    from forkd.supervisor import takeover
+
+    return _told(takeover.go_on(os.environ))
 
 
 def _told(failure: str) -> int:

@@ -43,6 +43,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     runtime_dir: str = "/run/forkd"
     pidfile: str = ""
     graceful_timeout: Seconds = Seconds(30)
+    drainers: Annotated[int, Meta(ge=1, le=32)] = 4
     watchdog_timeout: Seconds = Seconds(30)
 
     @property
@@ -129,6 +130,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     login_timeout: Seconds = Seconds(60)
     idle_timeout: Seconds = Seconds(900)
     stall_timeout: Seconds = Seconds(120)
+    drain_floor: Bytes = Bytes(1024)
 
 
 class Metrics(Struct, frozen=True, forbid_unknown_fields=True):

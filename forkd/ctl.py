@@ -86,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     commands = _Commands(top)
     commands.add("status", daemon.status, "what runs, on one screen")
     commands.add("reload", daemon.reload, "apply the changed configuration; waits for the outcome")
+    commands.add(
+        "upgrade", daemon.upgrade, "go on as the version that is installed now; waits as reload"
+    )
     _stop(commands)
     commands.add("sessions", daemon.sessions, "who is connected, and what they do")
     kick = commands.add("kick", daemon.kick, "end one session")

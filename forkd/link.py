@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -25,10 +26,11 @@ QUEUE_MAX = 1024
 class Link:
     """One end.  `eof`: the peer is gone.  `fault`: why the link cannot be used any more, or ""."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, unsent: Iterable[bytes] = ()) -> None:
+        """`unsent` are packets that an earlier holder of this end could not send."""
         sock.setblocking(False)
         self._socket = sock
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque(unsent)
         self.eof = False
         self.fault = ""
 
@@ -36,6 +38,11 @@ class Link:
     def wants_write(self) -> bool:
         """Whether messages wait: call `flush` when the socket takes bytes."""
         return bool(self._queue) and not self.fault and not self.eof
+
+    @property
+    def unsent(self) -> tuple[bytes, ...]:
+        """The packets that wait."""
+        return tuple(self._queue)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -11,39 +11,31 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import socket
 import time
-from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
-from forkd.messages import Answer, Drain, LinkMessage, Ready, Reap, SessionPage, Unable
+from forkd.messages import Answer, LinkMessage, Ready, Reap, SessionPage, Unable
 from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
+from forkd.supervisor.acts import Acts
 from forkd.supervisor.changeover import Changeover
 from forkd.supervisor.children import Children
 from forkd.supervisor.control import Asker, ControlServer, Nobody
-from forkd.supervisor.fleet import START_TIMEOUT, Fleet
+from forkd.supervisor.estate import Estate
+from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.leaving import START_TIMEOUT
 from forkd.supervisor.mastersetup import Setup
 from forkd.supervisor.processes import Process
 from forkd.supervisor.reload import worker_count
 from forkd.supervisor.requests import Requests
-from forkd.supervisor.roster import (
-    Action,
-    Crashed,
-    Finished,
-    Kill,
-    MemberState,
-    Retired,
-    SendDrain,
-    Settled,
-    Spawn,
-    label,
-)
+from forkd.supervisor.roster import MemberState
 from forkd.supervisor.service import Service
 from forkd.supervisor.signals import SignalPipe
 from forkd.supervisor.slots import Slots
-from forkd.supervisor.status import World, status_body
+from forkd.supervisor.status import status_body
+from forkd.supervisor.stopping import Stopping
+from forkd.supervisor.upgrade import TRIAL, Holdings, Upgrade
+from forkd.supervisor.world import World
 from forkd.title import set_title
 
 TICK = 1.0
@@ -55,10 +47,10 @@ ON_SIGNAL: dict[int, str] = {
     signal.SIGINT: "stop-now",
     signal.SIGQUIT: "stop-now",
     signal.SIGHUP: "reload",
+    signal.SIGUSR2: "upgrade",
 }
 """What a signal asks for; a second one while stopping always hastens."""
 ACTIVE = (MemberState.READY, MemberState.DRAINING)
-COUNTED = ("sessions", "transfers")
 HASTE = 0.0
 """The drain time, in seconds, of a stop at once."""
 
@@ -73,45 +65,76 @@ class Master:
         self._board = setup.board
         self._selector = selectors.DefaultSelector()
         self._children = Children(self._selector, self, self._release)
-        self._fleet = Fleet()
+        left = setup.estate
+        self._fleet = left.fleet if left else Fleet()
+        self._started = left.started if left else time.monotonic()
+        self._service = Service(setup.notifier, self._fleet, setup.board, time.monotonic())
         self._slots = Slots(self._fleet, setup.board, setup.locked_slots, self._reap)
         self._changeover = Changeover(
-            *(self._fleet, setup.listeners, setup.board, setup.log, setup.world),
+            *(self._fleet, setup.listeners, setup.board, setup.log, self._service, setup.world),
             self._fork_prepare,
         )
-        self._requests = Requests(self, time.monotonic)
-        self._control = ControlServer(setup.control_path, self._selector, self._requests.handle)
+        self._acts = Acts(
+            *(self._fleet, self._children, self._changeover, setup.board, setup.log),
+        )
+        self._requests = Requests(self, time.monotonic, left.tag if left else 1)
+        self._control = ControlServer(
+            *(setup.control_path, self._selector, self._requests.handle),
+            left.control if left else -1,
+        )
         self._signals = SignalPipe((*ON_SIGNAL, signal.SIGCHLD))
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
-        self._started = time.monotonic()
-        self._service = Service(setup.notifier, self._fleet, setup.board, self._started)
-        self._stop_askers: list[Asker] = []
+        self._upgrade = Upgrade(
+            Holdings(
+                *(setup, self._fleet, self._slots, self._children, self._acts, self._changeover),
+                *(self._requests, self._control, self._signals, self._service, self._started),
+            )
+        )
+        self._stopping = Stopping(self._fleet, setup.board)
         self._next_look = 0.0
         self._prepare_end = 0.0
-        self._running = True
 
     def run(self) -> None:
         """Serve until told to stop."""
         set_title(f"master {self._setup.world.config.source or '(built-in defaults)'}")
         row = self._board.rows[MASTER_ROW]
-        row.take_seat(os.getpid(), 0, time.time_ns() // 1_000_000)
-        orphans = self._slots.begin()
-        if orphans:
-            self._log.info("orphans", slots=sorted(orphans))
+        if self._setup.estate:
+            self._take_over(self._setup.estate)  # a fault in it leaves the workers to themselves
         try:
-            self._changeover.start(self._setup.first)
-            while self._running:
+            if not self._setup.estate:
+                self._begin()
+            while not self._acts.finished:
                 self._turn()
         finally:
             self._children.kill_all()
             row.clear_gauges()
-            for asker in self._stop_askers:
-                asker.done({})
+            self._stopping.done()
             self._control.close()
             self._setup.listeners.close()
             self._signals.close()
             self._selector.close()
         self._log.info("stopped")
+
+    def _begin(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self._board.rows[MASTER_ROW].take_seat(os.getpid(), 0, now_ms)
+        self._look_for_orphans()
+        self._changeover.start(self._setup.first)
+
+    def _take_over(self, left: Estate) -> None:
+        """Go on with what another version of this program left."""
+        self._children.take_over(left.children)
+        self._look_for_orphans()
+        self._changeover.resume(left.serving, self._setup.world, left.last)
+        asker = self._control.take_over(left.clients)
+        self._changeover.upgrade(asker, left.begun, left.version)
+        self._control.resume()
+        self._signals.let_go()
+
+    def _look_for_orphans(self) -> None:
+        orphans = self._slots.begin()
+        if orphans:
+            self._log.info("orphans", slots=sorted(orphans))
 
     # -- the loop
 
@@ -127,7 +150,7 @@ class Master:
             self._look(now)
         self._requests.tick()
         beats = self._slots.beats(self._children.running)
-        self._perform(self._fleet.tick(now, beats))
+        self._acts.perform(self._fleet.tick(now, beats))
         self._service.turn(now, beats)
 
     def _patience(self) -> float:
@@ -143,8 +166,8 @@ class Master:
             self._log.warning("killed", process="orphan", pid=pid, why="its loop made no progress")
         if PREPARE in self._children.running and now >= self._prepare_end:
             self._children.kill(PREPARE)
-        for asker in self._stop_askers:
-            asker.progress(self._left())
+        self._upgrade.look(now)
+        self._stopping.tell()
 
     def _reap(self, slot: int) -> bool:
         """Tell the keeper; False when there is none that serves."""
@@ -162,6 +185,8 @@ class Master:
                 self._log.info("signal", name=signal.Signals(number).name)
             if what == "reload":
                 self.reload(Nobody())
+            elif what == "upgrade":
+                self.upgrade(Nobody())
             elif what:
                 self.stop(what == "stop-now" or self._fleet.stopping, None)
 
@@ -169,9 +194,11 @@ class Master:
         match message:
             case Ready():
                 self._on_ready(key)
+            case Answer() if key == TRIAL:
+                self._upgrade.answered(message)
             case Unable(reason=reason):
                 self._children.running[key].unable = reason
-                self._perform(self._fleet.unable(key, reason, time.monotonic()))
+                self._acts.perform(self._fleet.unable(key, reason, time.monotonic()))
             case SessionPage():
                 self._requests.on_page(key, message)
             case Answer():
@@ -190,14 +217,14 @@ class Master:
             slot=member.slot,
             generation=member.generation,
         )
-        self._perform(self._fleet.ready(key, time.monotonic()))
+        self._acts.perform(self._fleet.ready(key, time.monotonic()))
         self._slots.tell_keeper()
 
     def on_broken(self, key: int, why: str) -> None:
         self._requests.gone(key)
         if why:
             self._log.debug("link-broken", key=key, why=why)
-        self._perform(self._fleet.broken(key, time.monotonic()))
+        self._acts.perform(self._fleet.broken(key, time.monotonic()))
 
     def on_exit(self, key: int, process: Process, reason: str) -> None:
         now = time.monotonic()
@@ -206,89 +233,30 @@ class Master:
             failure = "" if reason == "status 0" else process.unable or f"preparing: {reason}"
             self._on_prepared(failure, now)
             return
-        seat = process.seat
+        if key == TRIAL:
+            self._upgrade.tried(process.unable, reason)
+            return
         self._log.info("ended", process=process.title, pid=process.pid, how=reason)
-        if seat.slot:
-            self._slots.vacate(seat.slot)
-        elif seat.role == "keeper":
+        if process.slot:
+            self._slots.vacate(process.slot)
+        elif process.role == "keeper":
             self._slots.keeper_gone()
-        self._perform(self._fleet.exited(key, reason, now))
+        self._acts.perform(self._fleet.exited(key, reason, now))
 
     def _on_prepared(self, failure: str, now: float) -> None:
-        self._perform(self._changeover.prepared(failure, now))
-        if self._changeover.busy:
-            return
-        if self._changeover.serving:
-            self._tell_manager()
-        else:
-            self._perform(self._fleet.stop(now, HASTE))
+        self._acts.perform(self._changeover.prepared(failure, now))
+        if not self._changeover.busy and not self._changeover.serving:
+            self._acts.perform(self._fleet.stop(now, HASTE))
 
-    # -- actions
-
-    def _perform(self, actions: Iterable[Action]) -> None:
-        queue = deque(actions)
-        while queue:
-            queue.extend(self._perform_one(queue.popleft()))
-
-    def _perform_one(self, action: Action) -> list[Action]:
-        match action:
-            case Spawn():
-                return self._spawn(action)
-            case SendDrain(key=key, timeout=timeout):
-                self.send(key, Drain(timeout))
-            case Kill(key=key, why=why):
-                self._log.warning("killed", process=self._fleet.members[key].label, why=why)
-                self._children.kill(key)
-            case Crashed():
-                self._board.rows[MASTER_ROW].add("restarts_total")
-                self._log.error(
-                    "died",
-                    process=label((action.role, action.number)),
-                    slot=action.slot,
-                    reason=action.reason,
-                    next_start_in=action.retry_in,
-                )
-            case Settled(failure=""):
-                self._board.rows[MASTER_ROW].set("generation", action.generation)
-                self._board.rows[MASTER_ROW].set("state", State.SERVING)
-                self._changeover.settled()
-                self._tell_manager()
-            case Settled(failure=failure):
-                self._changeover.failed(failure)
-                self._tell_manager()
-            case Retired(generation=generation):
-                self._changeover.retired(generation)
-            case Finished():
-                self._running = False
-        return []
-
-    def _spawn(self, action: Spawn) -> list[Action]:
-        world = self._changeover.worlds[action.generation]
-        try:
-            self._fork(action.key, action.role, world, action)
-        except OSError as error:
-            why = f"no process can be started: {error.strerror}"
-            return self._fleet.exited(action.key, why, time.monotonic())
-        return []
+    # -- children
 
     def _fork_prepare(self, world: World) -> None:
         self._prepare_end = time.monotonic() + START_TIMEOUT
         try:
-            self._fork(PREPARE, "prepare", world, Spawn(PREPARE, "prepare", 0, 0, 0))
+            self._acts.fork(PREPARE, "prepare", world)
         except OSError as error:
             why = f"no process can be started: {error.strerror}"
             self._on_prepared(why, time.monotonic())
-
-    def _fork(self, key: int, role: str, world: World, spawn: Spawn) -> None:
-        served = world.listeners if role == "worker" else ()
-
-        def make_seat(link: socket.socket) -> ChildSeat:
-            return ChildSeat(
-                *(role, spawn.slot, spawn.number, spawn.generation),
-                *(world.config, self._board, link, served),
-            )
-
-        self._children.fork(key, make_seat)
 
     def _release(self, seat: ChildSeat) -> None:
         """In a new child: close what is the master's."""
@@ -299,17 +267,6 @@ class Master:
         self._changeover.release(seat.listeners)
         self._setup.release()
 
-    def _tell_manager(self) -> None:
-        """After a changeover: the service manager hears that it is over, however it ended."""
-        if self._changeover.serving and not self._fleet.stopping:
-            self._service.ready()
-
-    def _left(self) -> str:
-        workers = [m for m in self._fleet.members.values() if m.role == "worker"]
-        counts = [sum(self._board.rows[m.slot].get(n) for m in workers) for n in COUNTED]
-        noun = "worker" if len(workers) == 1 else "workers"
-        return f"stopping: {len(workers)} {noun}, {counts[0]} sessions, {counts[1]} transfers"
-
     # -- what requests need
 
     def status(self) -> dict[str, Any]:
@@ -319,31 +276,29 @@ class Master:
         )
 
     def reload(self, asker: Asker) -> None:
-        begins = not self._changeover.busy
-        if begins:
-            self._service.reloading()
         self._changeover.reload(asker)
-        if begins and not self._changeover.busy:  # it has failed already
-            self._tell_manager()
+
+    def upgrade(self, asker: Asker) -> None:
+        self._upgrade.begin(asker)
 
     def stop(self, now: bool, asker: Asker | None) -> None:
         if asker:
-            self._stop_askers.append(asker)
-            asker.progress(self._left())
+            self._stopping.add(asker)
         graceful = float(self._changeover.world.config.server.graceful_timeout)
         timeout = HASTE if now else graceful
         self._log.info("stopping", timeout=timeout)
         self._service.stopping(timeout)
         self._board.rows[MASTER_ROW].set("state", State.DRAINING)
+        self._upgrade.abandon()
         # The kernel refuses newcomers as soon as workers drain, unless a next start is expected.
         self._setup.listeners.close(for_good=asker is not None)
         actions = self._fleet.stop(time.monotonic(), timeout)
-        self._perform(actions)
+        self._acts.perform(actions)
         self._changeover.failed("the daemon is stopping")
 
     def set_workers(self, count: int) -> int:
         wanted = worker_count(count)
-        self._perform(self._fleet.set_workers(wanted, time.monotonic()))
+        self._acts.perform(self._fleet.set_workers(wanted, time.monotonic()))
         self._log.info("workers", count=wanted)
         return wanted
 

@@ -64,6 +64,16 @@ class Verify(_Link, frozen=True, tag="verify"):
     fix: bool = False
 
 
+class Try(_Link, frozen=True, tag="try"):
+    """To the trial: execute this, which takes the descriptor `estate` over as far as to look.
+
+    Answered by `Answer` with {"version": str}, or `Unable`.
+    """
+
+    command: list[str]
+    estate: int
+
+
 # child -> master
 
 
@@ -115,6 +125,7 @@ LinkMessage = (
     | AccountChanged
     | Reap
     | Verify
+    | Try
     | Ready
     | Unable
     | SessionPage
@@ -135,6 +146,10 @@ class Status(_Control, frozen=True, tag="status"):
 
 class Reload(_Control, frozen=True, tag="reload"):
     pass
+
+
+class Upgrade(_Control, frozen=True, tag="upgrade"):
+    """Go on as the version that is installed now."""
 
 
 class Stop(_Control, frozen=True, tag="stop"):
@@ -165,7 +180,15 @@ class VerifyQuota(_Control, frozen=True, tag="quota-verify"):
 
 
 ControlRequest = (
-    Status | Reload | Stop | Sessions | KickSession | Workers | TellAccountChanged | VerifyQuota
+    Status
+    | Reload
+    | Upgrade
+    | Stop
+    | Sessions
+    | KickSession
+    | Workers
+    | TellAccountChanged
+    | VerifyQuota
 )
 
 
@@ -199,3 +222,21 @@ encode = msgspec.json.Encoder().encode
 decode_link = msgspec.json.Decoder(LinkMessage).decode
 decode_control = msgspec.json.Decoder(ControlRequest).decode
 decode_answer = msgspec.json.Decoder(ControlAnswer).decode
+
+
+_PAGE_BYTES = 48 * 1024
+"""Sessions in one message, as JSON: it must fit in a packet."""
+
+
+def pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:
+    """At least one page, none too large for a packet."""
+    pages: list[list[SessionInfo]] = [[]]
+    size = 0
+    for info in infos:
+        own = len(encode(info))
+        if size + own > _PAGE_BYTES:
+            pages.append([])
+            size = 0
+        pages[-1].append(info)
+        size += own
+    return pages

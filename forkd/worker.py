@@ -40,6 +40,7 @@ from forkd.serving.accept import describe_peer, session_ids
 from forkd.serving.admission import arrive
 from forkd.serving.confine import confine
 from forkd.serving.core import Core, Peer
+from forkd.serving.draining import Draining
 from forkd.serving.pool import Mailbox, Pool
 from forkd.serving.remembered import Remembered
 from forkd.serving.session import Activity, Door, Session
@@ -56,8 +57,6 @@ _TICK = 1.0
 _SWITCH_SECONDS = 0.001
 """A thread back from the kernel, perhaps with a lock, waits so long for a busy one."""
 _READ_BUFFER = 64 * 1024
-_PAGE_BYTES = 48 * 1024
-"""Sessions in one message, as JSON: it must fit in a packet."""
 _TURNED_AWAY_MOST = 64
 """Refused connections that are told so at one time; further ones are just closed."""
 _ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
@@ -129,8 +128,7 @@ class Worker:
         self._buffer = memoryview(bytearray(_READ_BUFFER))
         self._next_id = session_ids(seat.slot)
         self._turned_away = 0
-        self._draining = False
-        self._deadline: float | None = None
+        self._draining = Draining(config)
         self._title = ""
         self._journal = _open_journal(config, seat.slot, born)
         self._core = Core(
@@ -297,7 +295,7 @@ class Worker:
         accept(2), nobody else is woken: the connection would wait for the next one to come.  Who
         registers hears of what waits.
         """
-        if self._draining:
+        if self._draining.begun:
             return
         for fd in self._listeners:
             if self._accepting:
@@ -320,7 +318,7 @@ class Worker:
             self._on_message(message)
         if self._link.eof or self._link.fault:
             self._epoll.unregister(self._link)
-            if not self._draining:
+            if not self._draining.begun:
                 self._log.warning("master-gone", sessions=len(self._sessions))
             self._drain(None)
 
@@ -351,7 +349,7 @@ class Worker:
                 self._sessions.wake(session.fd, session.id)
 
     def _list_sessions(self, tag: int) -> None:
-        pages = _pages(self._infos())
+        pages = messages.pages(self._infos())
         for number, page in enumerate(pages, 1):
             self._link.send(messages.SessionPage(tag, page, number < len(pages)))
 
@@ -359,11 +357,12 @@ class Worker:
         return [session.info(self._seat.slot) for session in self._sessions]
 
     def _drain(self, timeout: float | None) -> None:
+        now = time.monotonic()
         if timeout is not None:
-            self._deadline = time.monotonic() + timeout
-        if self._draining:
+            self._draining.limit(now + timeout)
+        if self._draining.begun:
             return
-        self._draining = True
+        self._draining.begin(self._sessions, now)
         self._pause_accepting()
         for held in self._listeners.values():
             held.socket.close()
@@ -374,11 +373,11 @@ class Worker:
             self._sessions.wake(session.fd, session.id)
 
     def _may_leave(self) -> bool:
-        if not self._draining:
+        if not self._draining.begun:
             return False
         if not self._sessions:
             return self._core.committer.idle
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._draining.over(time.monotonic())
 
     def _leave(self) -> None:
         """Sessions in a job end with the process; the keeper returns what they had reserved."""
@@ -388,7 +387,11 @@ class Worker:
     # once a second
 
     def _tick(self) -> None:
-        self._sessions.time_out(time.monotonic())
+        now = time.monotonic()
+        self._sessions.time_out(now)
+        for session in self._draining.laggards(self._sessions, now):
+            self._log.info("too-slow", session=session.id, path=session.activity.path)
+            self._sessions.end(session)
         transfers = sum(session.activity.transferring for session in self._sessions)
         self._accept_again()
         if self._link.wants_write:
@@ -399,7 +402,7 @@ class Worker:
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)
         title = f"worker {self._seat.number} ({sessions} sessions, {transfers} transfers)"
-        if self._draining:
+        if self._draining.begun:
             title += " draining"
         if title != self._title:
             self._title = title
@@ -408,17 +411,3 @@ class Worker:
 
 def _nothing() -> None:
     """What a connection gives back that was not counted."""
-
-
-def _pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:
-    """At least one page, none too large for a packet."""
-    pages: list[list[SessionInfo]] = [[]]
-    size = 0
-    for info in infos:
-        own = len(messages.encode(info))
-        if size + own > _PAGE_BYTES:
-            pages.append([])
-            size = 0
-        pages[-1].append(info)
-        size += own
-    return pages

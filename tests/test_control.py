@@ -22,7 +22,9 @@ from forkd.messages import (
     decode_answer,
     encode,
 )
-from forkd.supervisor.control import CLIENTS_MAX, REQUEST_MAX, Asker, ControlServer
+from forkd.supervisor.control import CLIENTS_MAX, Asker, ControlServer
+from forkd.supervisor.controlsession import REQUEST_MAX
+from forkd.supervisor.estate import HeldClient
 
 NOBODY = 65534
 
@@ -30,10 +32,10 @@ NOBODY = 65534
 class Served:
     """A server whose loop turns as long as the test waits for something."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self.selector = selectors.DefaultSelector()
-        self.server = ControlServer(str(path), self.selector, self.handle)
+        self.server = ControlServer(str(path), self.selector, self.handle, fd)
         self.requests: list[tuple[ControlRequest, Asker]] = []
         self.at_once: dict[str, Any] | None = None
         self.unread: dict[socket.socket, bytearray] = {}
@@ -261,3 +263,39 @@ def test_a_dead_daemons_socket_is_in_nobodys_way(tmp_path: Path) -> None:
         served.turn(0.1)
     served.server.close()
     served.selector.close()
+
+
+def test_another_program_goes_on_with_the_connections(tmp_path: Path) -> None:
+    """Over exec: the one who asked still hears, what others wrote is still answered."""
+    before = Served(tmp_path / "c")
+    asking, waiting, silent = before.connect(), before.connect(), before.connect()
+    asking.sendall(encode(Reload()) + b"\n")
+    wait_for_requests(before, 1)
+    waiting.sendall(encode(Status()) + b"\n" + encode(Workers(3)) + b"\n" + b'{"op":')
+    wait_for_requests(before, 2)
+    asker = before.requests[0][1]
+    held = before.server.hand_over(asker, "busy", "come again")
+    assert before.answer(waiting) == Failed("busy", "come again")
+    after = Served(tmp_path / "c", os.dup(before.server.fileno()))
+    taken = after.server.take_over(
+        [HeldClient(os.dup(each.fd), each.unread, each.asking) for each in held]
+    )
+    assert after.requests == []
+    after.server.resume()
+    before.server.release()
+    taken.progress("half")
+    taken.done({"all": "well"})
+    assert after.answer(asking) == Progress("half")
+    assert after.answer(asking) == Done({"all": "well"})
+    wait_for_requests(after, 1)
+    assert after.requests[0][0] == Workers(3)
+    after.at_once = {"here": 1}
+    after.requests[0][1].done({"count": 3})
+    assert after.answer(waiting) == Done({"count": 3})
+    waiting.sendall(b'"status"}\n')
+    assert after.answer(waiting) == Done({"here": 1})
+    for sock in (silent, after.connect()):
+        sock.sendall(encode(Status()) + b"\n")
+        assert after.answer(sock) == Done({"here": 1})
+    after.server.close()
+    assert not (tmp_path / "c").exists()

@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from forkd.scoreboard import SLOTS
-from forkd.supervisor.fleet import (
-    BACKOFF_MAX,
-    BACKOFF_RESET,
-    HELPER_DRAIN,
-    KILL_GRACE,
-    START_TIMEOUT,
-    Fleet,
-)
+from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.leaving import HELPER_DRAIN, KILL_GRACE, START_TIMEOUT
+from forkd.supervisor.respawn import BACKOFF_MAX, BACKOFF_RESET
 from forkd.supervisor.roster import (
     Action,
     Crashed,
@@ -139,7 +134,7 @@ def test_the_pause_doubles_up_to_a_bound_and_a_long_life_resets_it(rig: Rig) -> 
     rig.tick(BACKOFF_RESET)
     (key,) = (k for k in rig.keys("worker") if rig.fleet.members[k].number == 1)
     assert of(Crashed, rig.exit(key))[0].retry_in == 0.1
-    assert rig.fleet.restarts["worker", 1] == 13
+    assert rig.fleet.respawn.restarts["worker", 1] == 13
 
 
 def test_the_slot_longest_free_is_taken_and_foreign_ones_are_left(rig: Rig) -> None:
@@ -206,7 +201,7 @@ def test_a_reload_that_fails_keeps_the_old(rig: Rig) -> None:
     assert actions[0] == Settled(2, "worker 2: status 1")
     drains = {a.key: a.timeout for a in of(SendDrain, actions)}
     # The one that was ready may have a transfer already: it is not cut.  Its runner stays for it.
-    assert drains.keys() == new - {failing} - set(rig.keys("runner", 2))
+    assert drains.keys() == new - {failing} - set(rig.keys("runner", -1))
     assert drains[ready] is None
     assert all(rig.fleet.members[key].state is MemberState.READY for key in old)
     for key in [k for k in new if k in rig.fleet.members]:
@@ -214,6 +209,49 @@ def test_a_reload_that_fails_keeps_the_old(rig: Rig) -> None:
     assert Retired(2) in rig.log
     assert of(Crashed, rig.log) == []
     assert of(Settled, rig.reload(Spec(1))) == []
+
+
+def test_a_reload_that_fails_uses_up_no_number(rig: Rig) -> None:
+    for _ in range(2):
+        rig.reload(Spec(2))
+        ready, failing = rig.keys("worker", 2)
+        rig.take(rig.fleet.ready(ready, rig.now))
+        rig.exit(failing, "status 1")
+    assert sorted({m.generation for m in rig.fleet.members.values()}) == [-2, -1, 1]
+    rig.reload(Spec(2))
+    rig.exit(rig.keys("worker", -1)[0], "status 0")  # what is left of them is none of its own
+    rig.all_ready()
+    assert Settled(2) in rig.log
+    assert rig.fleet.current is not None
+    assert rig.fleet.current.id == 2
+
+
+def test_the_oldest_of_too_many_who_drain_get_a_deadline() -> None:
+    spec = Spec(1, drainers=2, graceful=30.0)
+    rig = Rig(spec)
+    rig.all_ready()
+    for _ in range(2):
+        rig.reload(spec)
+        rig.all_ready()
+    assert all(m.deadline is None for m in rig.fleet.members.values() if m.role == "worker")
+    rig.reload(spec)
+    rig.all_ready()
+    deadlines = {m.generation: m.deadline for m in rig.fleet.members.values() if m.role == "worker"}
+    assert deadlines == {1: rig.now + 30.0 + KILL_GRACE, 2: None, 3: None, 4: None}
+    (told,) = (a for a in of(SendDrain, rig.log) if a.timeout == 30.0)
+    assert told.key == rig.keys("worker", 1)[0]
+    assert of(SendDrain, rig.tick(10)) == []  # once is enough
+    rig.tick(30.0 + KILL_GRACE - 10)
+    killed = {kill.key for kill in of(Kill, rig.log)}
+    assert killed & set(rig.keys("worker")) == {told.key}
+
+
+def test_a_lent_slot_is_nobody_elses(rig: Rig) -> None:
+    slot = rig.fleet.lend()
+    rig.reload(Spec(4))
+    assert slot not in {m.slot for m in rig.fleet.members.values()}
+    rig.fleet.give_back(slot)
+    assert rig.fleet.free.count(slot) == 1
 
 
 def test_a_worker_that_crashes_during_a_reload_is_replaced_in_its_generation(rig: Rig) -> None:
@@ -379,7 +417,7 @@ class FleetMachine(RuleBasedStateMachine):
     def a_slot_has_one_member(self) -> None:
         slots = [m.slot for m in self.rig.fleet.members.values() if m.slot]
         assert len(slots) == len(set(slots))
-        assert sorted([*slots, *self.rig.fleet._free]) == list(range(1, SLOTS + 1))
+        assert sorted([*slots, *self.rig.fleet.free]) == list(range(1, SLOTS + 1))
 
     @invariant()
     def a_post_has_one_holder(self) -> None:
@@ -426,7 +464,7 @@ class FleetMachine(RuleBasedStateMachine):
             for m in rig.fleet.members.values()
             if m.holds and m.generation == rig.fleet.current.id
         }
-        assert held == set(rig.fleet._posts(rig.fleet.current))
+        assert held == set(rig.fleet.posts(rig.fleet.current))
         rig.take(rig.fleet.stop(rig.now, 1.0))
         for key in [*rig.keys("worker"), *(k for k in rig.fleet.members)]:
             rig.exit(key, "status 0")

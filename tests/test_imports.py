@@ -54,6 +54,7 @@ HOLDERS = {
     "sqlite3": {"accounts.database", "accounts.sqlite"},
     "subprocess": {
         *("helpers.command", "helpers.deliver", "helpers.dispatcher", "helpers.runner"),
+        "supervisor.trial",
     },
 }
 """What is kept behind one door: module -> the only rooms that import it."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import stat
 import subprocess
@@ -8,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from forkd.errors import StartError
 from forkd.listen import ListenAddress, parse_listen
-from forkd.supervisor.inherited import address_of
+from forkd.seat import BoundListener
+from forkd.supervisor.estate import HeldListener
+from forkd.supervisor.inherited import Inherited, address_of
 from forkd.supervisor.listeners import Listeners
 
 ANY_PORT = ListenAddress("inet", "127.0.0.1", 0)
@@ -167,3 +171,32 @@ def test_only_our_own_file_is_removed_at_the_end(listeners: Listeners, tmp_path:
         successor.bind(str(path))
         listeners.close()
         assert path.exists()
+
+
+def test_another_program_holds_the_same_sockets(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        mine = socket.socket(fileno=os.dup(given.fileno()))
+        before = Listeners(Inherited(given=(BoundListener(address_of(mine), mine),)))
+        addresses = (dataclasses.replace(ANY_PORT, door="ftp"), unix(path))
+        before.adopt(before.open(addresses, 16))
+        held = [with_own_descriptor(each) for each in before.held()]
+        after = Listeners.taken_over(held)
+        assert [b.address for b in after.bound] == [b.address for b in before.bound]
+        real = [address_of(b.socket) for b in after.bound]
+        assert real == [address_of(b.socket) for b in before.bound]
+        before.close_all_but(())  # as exec does: the files stay
+        again = after.open(addresses[:1], 16)
+        assert [address_of(b.socket) for b in again] == [real[0], address_of(given)]
+        for address in real:
+            connect(address)
+        after.adopt(again)
+        assert not path.exists()
+        connect(real[0])
+        after.close()
+    with pytest.raises(ConnectionRefusedError):
+        connect(real[0])
+
+
+def with_own_descriptor(held: HeldListener) -> HeldListener:
+    return msgspec.structs.replace(held, fd=os.dup(held.fd))

@@ -170,7 +170,8 @@ def test_a_reload_that_fails_changes_nothing(daemon: Daemon, tmp_path: Path, cas
     assert pids(daemon) == before
     assert status["generation"] == 1
     assert status["last_reload"]["outcome"] == "failed"
-    first, *others = failed.message.splitlines()
+    first, *others, last = failed.message.splitlines()
+    assert last == "nothing was changed; generation 1 goes on serving"
     more = f" (and {len(others)} more)" if others else ""
     assert status["last_reload"]["message"] == first + more
     assert len(others) == (case == "config")

@@ -390,6 +390,25 @@ def test_draining_lets_a_transfer_finish_and_tells_the_idle(nest: Nest) -> None:
     assert (nest.home / "f").read_bytes() == b"abcdefgh"
 
 
+def put_on(peer: Peer) -> None:
+    while True:
+        peer.put("late", b"1")
+        time.sleep(0.05)
+
+
+def test_who_ignores_the_farewell_is_refused_after_a_while(nest: Nest) -> None:
+    peer = nest.alice()
+    nest.worker.link.send(Drain(None))
+    assert peer.read()[2] == {"notice": "going-away"}
+    assert peer.put("early", b"1")["size"] == 1
+    with pytest.raises(RefusedError) as refused:
+        put_on(peer)
+    assert refused.value.code == "going-away"
+    with pytest.raises(EOFError):
+        peer.read()
+    assert nest.worker.wait() == "status 0"
+
+
 def test_without_a_master_it_leaves_when_its_clients_have(nest: Nest) -> None:
     peer = nest.alice()
     nest.worker.leave_alone()

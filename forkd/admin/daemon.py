@@ -23,9 +23,18 @@ def status(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
 
 
 def reload(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
+    return _change(site, messages.Reload())
+
+
+def upgrade(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
+    return _change(site, messages.Upgrade())
+
+
+def _change(site: Site, request: messages.Reload | messages.Upgrade) -> int:
+    """Show the steps to a new generation as they are taken."""
     lines: list[str] = []
     line = lines.append if site.json else output.progress
-    body = site.control().call(messages.Reload(), line, timeout=None)
+    body = site.control().call(request, line, timeout=None)
     output.show(site.json, {**body, "progress": lines}, lambda: "")
     return Exit.OK
 

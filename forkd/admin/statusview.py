@@ -100,6 +100,8 @@ def _named_facts(body: Body, now: float) -> Iterator[tuple[str, Iterable[str]]]:
     yield "sessions", [f"{sessions}    transfers {transfers}"]
     yield "so far", _totals(body.get("totals"))
     yield "last reload", _reload(body.get("last_reload"))
+    for generation in _dicts(body.get("draining")):
+        yield "draining", [_draining(generation)]
     for post in _dicts(body.get("backing_off")):
         yield "down", [_down(post)]
 
@@ -143,6 +145,17 @@ def _hooks(hooks: object, now: float) -> list[str]:
     if given_up := _number(hooks, "given_up"):
         facts.append(f"given up {given_up:,}")
     return facts
+
+
+def _draining(generation: Body) -> str:
+    """A generation that serves no more, and what it still waits for."""
+    number = _number(generation, "generation")
+    name = f"generation {number}" if number > 0 else "given up"
+    counts = (
+        _counted(generation.get(f"{noun}s"), noun) for noun in ("worker", "session", "transfer")
+    )
+    left = _measured(generation, "seconds_left", lambda seconds: f", {seconds:.0f} s left")
+    return f"{name}: {', '.join(counts)}{'' if left == '-' else left}"
 
 
 def _down(post: Body) -> str:

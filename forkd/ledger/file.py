@@ -56,6 +56,7 @@ __all__ = [
     "LeaseCell",
     "LedgerFile",
     "allocate",
+    "is_known",
     "locked_slots",
     "mark_clean",
 ]
@@ -127,6 +128,13 @@ def _mark_all(path: str) -> None:
                 ledger.add_flag(account, DIRTY | UNSURE)
     finally:
         ledger.close()
+
+
+def is_known(path: str) -> bool:
+    """Whether there is a ledger of this layout.  Raises OSError."""
+    with open(path, "rb") as file:
+        header = file.read(HEADER.size)
+    return header.startswith(MAGIC) and len(header) == HEADER.size
 
 
 def mark_clean(path: str) -> None:

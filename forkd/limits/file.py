@@ -49,6 +49,11 @@ def limits_path(config: Config) -> str:
     return os.path.join(config.server.runtime_dir, "limits")
 
 
+def is_known(config: Config) -> bool:
+    """Whether there is a file of this layout and boot.  Raises OSError."""
+    return bool(_sets_of(limits_path(config), Path(_BOOT_ID).read_text().strip().encode()))
+
+
 def allocate(config: Config, in_use: bool) -> None:
     """Make the file, whole, so that no writer dies of a full filesystem.
 

@@ -126,12 +126,25 @@ class Sessions:
     def time_out(self, now: float) -> None:
         """End the waiting of all whose deadline, on the monotonic clock, is over."""
         for session in self:
-            if now > session.deadline and not session.in_job and not session.queued:
-                try:
-                    outcome = session.door.timed_out()
-                except Exception as error:
-                    outcome = self._failed(session, error)
-                self._run(session, outcome)
+            if now > session.deadline:
+                self._time_out(session)
+
+    def end(self, session: Session) -> None:
+        """End the waiting of one, or end it once its job is over."""
+        if session.in_job:
+            session.door.kick()
+            session.woken = True
+        else:
+            self._time_out(session)
+
+    def _time_out(self, session: Session) -> None:
+        if session.in_job or session.queued:
+            return
+        try:
+            outcome = session.door.timed_out()
+        except Exception as error:
+            outcome = self._failed(session, error)
+        self._run(session, outcome)
 
     def close_parked(self, reason: str) -> None:
         """Close all that are in no job."""

@@ -2,18 +2,21 @@
 
     read and validate -> bind -> prepare the disk -> fork -> all ready -> settled
 
+An upgrade (upgrade.py) is the same, once another version of this program has taken over.
+
 Rules
   1. The first step that fails ends it; nothing that serves has been touched until `settled`.
   2. One changeover at a time.  The first one is the start: if it fails, the daemon ends.
-  3. Whoever asked hears of every step, and in the end of the outcome.
+  3. Whoever asked hears of every step, and in the end of the outcome; so does the service manager.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from forkd import __version__
 from forkd.config import Config
 from forkd.errors import ConfigError, StartError
 from forkd.log import Log
@@ -23,20 +26,26 @@ from forkd.supervisor import preflight
 from forkd.supervisor.control import Asker
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.listeners import Listeners
+from forkd.supervisor.preflight import Checked
 from forkd.supervisor.reload import effective, spec_of, summary
 from forkd.supervisor.roster import Action, Member
-from forkd.supervisor.status import LastReload, World, file_mtime
+from forkd.supervisor.service import Service
+from forkd.supervisor.world import LastReload, World, file_mtime
 from forkd.units import format_count
 
 
 @dataclass(slots=True)
 class Change:
-    """A changeover under way.  `begun` is seconds of CLOCK_MONOTONIC."""
+    """A changeover under way.  `begun` is seconds of CLOCK_MONOTONIC.
+
+    `former` is the version of the generation that serves, where it is not this one.
+    """
 
     world: World
     asker: Asker
     begun: float
     notes: list[str]
+    former: str = ""
     generation: int = 0
 
 
@@ -53,18 +62,22 @@ class Changeover:
         listeners: Listeners,
         board: Scoreboard,
         log: Log,
+        service: Service,
         first: World,
         prepare: Callable[[World], None],
     ) -> None:
         self.worlds: dict[int, World] = {}
         self.last: LastReload | None = None
         self.serving = 0
+        self.occupied = ""
+        """What else is under way that no reload may come between."""
         self._first = first
         self._change: Change | None = None
         self._fleet = fleet
         self._listeners = listeners
         self._board = board
         self._log = log
+        self._service = service
         self._prepare = prepare
 
     @property
@@ -75,7 +88,16 @@ class Changeover:
     @property
     def busy(self) -> bool:
         """Whether a changeover is under way, or none is possible any more."""
-        return self._fleet.stopping or self._change is not None
+        return bool(self.obstacle)
+
+    @property
+    def obstacle(self) -> str:
+        """Why no changeover can begin now; "" where one can."""
+        if self._fleet.stopping:
+            return "the daemon is stopping"
+        if self._change is not None:
+            return "an upgrade is under way" if self._change.former else "a reload is under way"
+        return self.occupied
 
     def start(self, asker: Asker) -> None:
         """The first generation; its configuration is valid and its sockets are in use."""
@@ -85,30 +107,46 @@ class Changeover:
     def reload(self, asker: Asker) -> None:
         """Begin a reload; it has failed already when it is not `busy` afterwards."""
         if self.busy:
-            why = "the daemon is stopping" if self._fleet.stopping else "a reload is under way"
-            asker.failed("busy", why)
+            asker.failed("busy", self.obstacle)
             return
         begun, running = time.monotonic(), self.world
+        self._service.reloading()
         source = running.config.source
         mtime = file_mtime(source)
         try:
-            wanted, warnings = self._read(source)
-            config = effective(running.config, wanted)
-            opened = self._listeners.open(config.listen.addresses, config.listen.backlog)
+            checked = preflight.load(source) if source else Checked(Config(), [])
         except ConfigError as error:
-            self._failed(asker, begun, "bad-config", error.problems)
-            return
-        except StartError as error:
-            self._failed(asker, begun, "cannot-start", [str(error)])
+            self.refuse(asker, begun, "bad-config", error.problems)
             return
         asker.progress(f"checking {source or 'the built-in defaults'} ... ok")
-        world = World(config, opened, time.time(), mtime)
-        notes = summary(running.config, wanted) + self._listeners.skipped
-        notes += [f"warning: {warning}" for warning in warnings]
+        world = World(effective(running.config, checked.config), (), time.time(), mtime)
+        notes = summary(running.config, checked.config)
+        self._begin(Change(world, asker, begun, notes), checked.warnings)
+
+    def resume(self, serving: int, world: World, last: LastReload | None) -> None:
+        """Know what an earlier version of this program left serving."""
+        self.serving, self.worlds[serving], self.last = serving, world, last
+
+    def upgrade(self, asker: Asker, begun: float, former: str) -> None:
+        """Begin the first generation of this version beside what the `former` one left."""
+        world = replace(self.world, loaded_at=time.time())
+        warnings = [f"{each.key}: {each.reason}" for each in preflight.warnings(world.config)]
+        self._begin(Change(world, asker, begun, [], former), warnings)
+
+    def _begin(self, change: Change, warnings: list[str]) -> None:
+        listen = change.world.config.listen
+        try:
+            opened = self._listeners.open(listen.addresses, listen.backlog)
+        except StartError as error:
+            self.refuse(change.asker, change.begun, "cannot-start", [str(error)], change.former)
+            return
+        change.world = replace(change.world, listeners=opened)
+        change.notes += self._listeners.skipped
+        change.notes += [f"warning: {warning}" for warning in warnings]
         for warning in warnings:
             self._log.warning("config", warning=warning)
-        self._change = Change(world, asker, begun, notes)
-        self._prepare(world)
+        self._change = change
+        self._prepare(change.world)
 
     def prepared(self, failure: str, now: float) -> list[Action]:
         """The disk is ready, or why not."""
@@ -134,6 +172,8 @@ class Changeover:
         self._listeners.adopt(change.world.listeners)
         took = time.monotonic() - change.begun
         told = self._told(change, took)
+        if change.former:
+            told = f"version {change.former} is replaced by {__version__}; {told}"
         if self.serving:
             self._count("ok", told, took)
             try:
@@ -141,6 +181,7 @@ class Changeover:
             except StartError as error:
                 change.notes.append(str(error))
         self.serving = change.generation
+        self._tell_manager()
         self._log.info("serving", generation=change.generation, took=round(took, 3))
         for line in (told, *change.notes):
             change.asker.progress(line)
@@ -151,19 +192,13 @@ class Changeover:
         change, self._change = self._change, None
         if change is None:
             return
+        self.worlds.pop(change.generation, None)
         self._listeners.discard(change.world.listeners)
-        self._failed(change.asker, change.begun, "cannot-start", [failure])
+        self.refuse(change.asker, change.begun, "cannot-start", [failure], change.former)
 
     def retired(self, generation: int) -> None:
         """Nobody of this generation runs any more."""
         self.worlds.pop(generation, None)
-
-    def _read(self, source: str) -> tuple[Config, list[str]]:
-        """The configuration and warnings about it.  Raises ConfigError."""
-        if not source:
-            return Config(), []
-        checked = preflight.load(source)
-        return checked.config, checked.warnings
 
     def release(self, kept: tuple[BoundListener, ...]) -> None:
         """In a child: close the sockets that are not in use yet."""
@@ -171,12 +206,32 @@ class Changeover:
             if listener not in kept:
                 listener.socket.close()
 
-    def _failed(self, asker: Asker, begun: float, code: str, problems: list[str]) -> None:
+    def refuse(
+        self, asker: Asker, begun: float, code: str, problems: list[str], former: str = ""
+    ) -> None:
+        """Tell everybody that there will be no new generation, and who serves."""
+        told = list(problems)
         if self.serving:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             self._count("failed", problems[0] + more, time.monotonic() - begun)
             self._log.error("reload-failed", problems=problems, still_serving=self.serving)
-        asker.failed(code, "\n".join(problems))
+            if not self._fleet.stopping:
+                told.append(self._who_serves(former))
+            self._tell_manager()
+        asker.failed(code, "\n".join(told))
+
+    def _who_serves(self, former: str) -> str:
+        if former:
+            return (
+                f"the master is of version {__version__} already; generation {self.serving}, of "
+                f"version {former}, goes on serving"
+            )
+        return f"nothing was changed; generation {self.serving} goes on serving"
+
+    def _tell_manager(self) -> None:
+        """The service manager hears that a changeover is over, however it ended."""
+        if not self._fleet.stopping:
+            self._service.ready()
 
     def _count(self, outcome: str, message: str, took: float) -> None:
         self._board.rows[MASTER_ROW].add(f"reloads_total:{outcome}")
@@ -193,7 +248,8 @@ class Changeover:
         for generation, members in sorted(counts.items()):
             sessions = sum(self._board.rows[m.slot].get("sessions") for m in members)
             told = f"{_workers(members)} to drain, {format_count(sessions, 'session')}"
-            parts.append(f"generation {generation}: {told}")
+            name = f"generation {generation}" if generation > 0 else "given up"
+            parts.append(f"{name}: {told}")
         return "; ".join(parts)
 
 

@@ -5,14 +5,16 @@ The selector's data of each descriptor is a callable taking the event mask.
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from forkd.link import Link
 from forkd.messages import LinkMessage
 from forkd.seat import ChildSeat
+from forkd.supervisor.estate import HeldChild
 from forkd.supervisor.processes import Process, fork_child
 
 SeatMaker = Callable[[socket.socket], ChildSeat]
@@ -49,12 +51,30 @@ class Children:
     def fork(self, key: int, make_seat: SeatMaker) -> Process:
         """Start a child.  Raises OSError where the machine has no room for one."""
         process = fork_child(make_seat, self._enter)
+        self.adopt(key, process)
+        return process
+
+    def adopt(self, key: int, process: Process) -> None:
+        """Look after a child that runs already."""
         self.running[key] = process
         self._selector.register(
             process.pidfd, selectors.EVENT_READ, lambda _mask: self._on_pidfd(key, process)
         )
         self._watch(key, process.link)
-        return process
+
+    def take_over(self, held: Iterable[HeldChild]) -> None:
+        """Look after those of the program that this process was before.
+
+        Nobody has waited for them, so their pids are still theirs.
+        """
+        for child in held:
+            link = Link(socket.socket(fileno=child.link), child.unsent)
+            pidfd = os.pidfd_open(child.pid)
+            process = Process(
+                *(child.role, child.slot, child.number, child.pid, pidfd, link),
+                *(child.started, child.unable),
+            )
+            self.adopt(child.key, process)
 
     def send(self, key: int, message: LinkMessage) -> None:
         """Send a message; one who is gone, or does not read, gets none."""

@@ -7,6 +7,7 @@ sockets are the manager's already.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from urllib.parse import quote
 
@@ -37,15 +38,23 @@ class SocketStore:
         for name in inherited.left - self._names:
             self._notifier.forget(name)
 
+    def resume(self, listeners: Iterable[BoundListener]) -> None:
+        """These were left with it by the program before this one."""
+        self._names = set(_by_name(listeners))
+
     def hold(self, listeners: Iterable[BoundListener]) -> None:
         """Leave exactly these with the manager, but for those at a port the kernel chose."""
-        fixed = [each for each in listeners if each.address.port or each.address.family == "unix"]
-        wanted = {store_name(listener.address): listener.socket for listener in fixed}
+        wanted = _by_name(listeners)
         for name in self._names - wanted.keys():
             self._notifier.forget(name)
         for name in wanted.keys() - self._names:
             self._notifier.store(name, wanted[name])
         self._names = set(wanted)
+
+
+def _by_name(listeners: Iterable[BoundListener]) -> dict[str, socket.socket]:
+    fixed = [each for each in listeners if each.address.port or each.address.family == "unix"]
+    return {store_name(listener.address): listener.socket for listener in fixed}
 
 
 def store_name(address: ListenAddress) -> str:

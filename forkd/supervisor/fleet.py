@@ -14,18 +14,18 @@ Rules
      of the current generation: its row and its repairs have one writer.
   5. Nothing is both wanted and drained: a member that is told to leave leaves, and its end is no
      crash.
+  6. A generation that was given up gives its number back, and has one below zero from then on.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from forkd.scoreboard import SLOTS
+from forkd.supervisor.fleetstate import FleetState
+from forkd.supervisor.leaving import HELPER_DRAIN, KILL_GRACE, START_TIMEOUT, drain, drain_crowd
 from forkd.supervisor.roster import (
     Action,
-    Backoff,
     Crashed,
     Finished,
     Generation,
@@ -34,39 +34,15 @@ from forkd.supervisor.roster import (
     MemberState,
     Post,
     Retired,
-    SendDrain,
     Settled,
     Spawn,
     Spec,
 )
 
-START_TIMEOUT = 30.0
-"""Seconds a child may take to report that it serves."""
-KILL_GRACE = 2.0
-"""Seconds between the end of a drain's time, or the order to leave at once, and SIGKILL."""
-HELPER_DRAIN = 5.0
-"""Seconds a helper may take to leave."""
-BACKOFF_FIRST = 0.1
-BACKOFF_MAX = 30.0
-BACKOFF_RESET = 60.0
-"""A member that served this many seconds is no part of a crash loop."""
-
 
 @dataclass(slots=True)
-class Fleet:
-    """The state of all children.  Ask `members` and `backoffs`; change it by the methods only."""
-
-    members: dict[int, Member] = field(default_factory=dict)
-    backoffs: dict[Post, Backoff] = field(default_factory=dict)
-    restarts: dict[Post, int] = field(default_factory=dict)
-    current: Generation | None = None
-    incoming: Generation | None = None
-    stopping: bool = False
-    foreign: frozenset[int] = frozenset()
-    _free: deque[int] = field(default_factory=lambda: deque(range(1, SLOTS + 1)))
-    _next_key: int = 1
-    _next_generation: int = 1
-    _finished: bool = False
+class Fleet(FleetState):
+    """The policy.  Ask its fields; change them by the methods only."""
 
     # -- what happens to it
 
@@ -79,9 +55,9 @@ class Fleet:
             raise ValueError("the daemon is stopping")
         if self.incoming:
             raise ValueError("a reload is under way already")
-        self._check_slots(spec.workers)
-        self.incoming = Generation(self._next_generation, spec)
-        self._next_generation += 1
+        self.check_slots(spec.workers)
+        self.incoming = Generation(self.next_generation, spec)
+        self.next_generation += 1
         return self._reconcile(now)
 
     def set_workers(self, count: int, now: float) -> list[Action]:
@@ -90,11 +66,10 @@ class Fleet:
             raise ValueError("the daemon is stopping")
         if self.incoming or not self.current:
             raise ValueError("a reload is under way; repeat this when it is done")
-        self._check_slots(count - self.current.spec.workers)
+        self.check_slots(count - self.current.spec.workers)
         spec = replace(self.current.spec, workers=count)
         self.current = Generation(self.current.id, spec)
-        for post in [p for p in self.backoffs if p not in set(self._posts(self.current))]:
-            del self.backoffs[post]
+        self.respawn.keep(set(self.posts(self.current)))
         return self._reconcile(now)
 
     def stop(self, now: float, timeout: float) -> list[Action]:
@@ -105,9 +80,20 @@ class Fleet:
             actions.append(Settled(self.incoming.id, "the daemon is stopping"))
             self.incoming = None
         everybody = list(self.members.values()) if repeated else []
-        for member in self._of_role("worker") or everybody:
-            actions += self._drain(member, now, timeout)
+        for member in self.of_role("worker") or everybody:
+            actions += drain(member, now, timeout)
         return actions + self._reconcile(now)
+
+    def lend(self) -> int:
+        """A slot for one who is no member; 0 when none is free.  `give_back` returns it."""
+        slot = self.first_free()
+        if slot:
+            self.free.remove(slot)
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """The lent slot is nobody's again."""
+        self.free.append(slot)
 
     def ready(self, key: int, now: float) -> list[Action]:
         """A child reported that it serves."""
@@ -145,7 +131,7 @@ class Fleet:
         if member is None:
             return []
         if member.slot:
-            self._free.append(member.slot)
+            self.free.append(member.slot)
         reason = member.reason or reason
         actions: list[Action] = []
         if self.incoming and member.generation == self.incoming.id:
@@ -154,7 +140,7 @@ class Fleet:
             actions.append(self._crash(member, reason, now))
         actions += self._reconcile(now)
         ids = {m.generation for m in self.members.values()}
-        if member.generation not in ids | {g.id for g in self._counting()}:
+        if member.generation not in ids | {g.id for g in self.counting()}:
             actions.append(Retired(member.generation))
         return actions
 
@@ -165,7 +151,7 @@ class Fleet:
             if member.deadline is not None and now >= member.deadline:
                 actions += self._overdue(member, now)
             elif member.state in (MemberState.READY, MemberState.DRAINING):
-                age, limit = beats.get(member.slot, 0.0), self._watchdog()
+                age, limit = beats.get(member.slot, 0.0), self.watchdog()
                 if limit and age > limit:
                     actions += self._kill(member, f"its loop made no progress for {age:.1f} s", now)
         return actions + self._reconcile(now)
@@ -175,7 +161,7 @@ class Fleet:
         moments = [m.deadline for m in self.members.values() if m.deadline is not None]
         if not self.stopping and self.current:
             held = {(m.role, m.number) for m in self.members.values() if m.holds}
-            moments += [b.retry_at for post, b in self.backoffs.items() if post not in held]
+            moments += self.respawn.moments(held)
         return min(moments, default=None)
 
     # -- what follows from it
@@ -186,50 +172,56 @@ class Fleet:
             return self._wind_down(now)
         actions = self._settle()
         for member in list(self.members.values()):
-            if member.holds and not self._wanted(member):
+            if member.holds and not self.wanted(member):
                 timeout = None if member.role == "worker" else HELPER_DRAIN
-                actions += self._drain(member, now, timeout)
-        for generation in self._counting():
-            for post in self._posts(generation):
+                actions += drain(member, now, timeout)
+        if self.current:
+            ids = {generation.id for generation in self.counting()}
+            former = (m for m in self.of_role("worker") if m.generation not in ids)
+            actions += drain_crowd(former, self.current.spec, now)
+        for generation in self.counting():
+            for post in self.posts(generation):
                 actions += self._fill(generation, post, now)
         return actions
 
     def _settle(self) -> list[Action]:
         if not self.incoming:
             return []
-        for role, number in self._posts(self.incoming):
-            holder = self._holder(self.incoming.id, (role, number))
+        for role, number in self.posts(self.incoming):
+            holder = self.holder(self.incoming.id, (role, number))
             if holder is None or holder.state is not MemberState.READY:
                 return []
         self.current, self.incoming = self.incoming, None
-        self.backoffs.clear()
+        self.respawn.backoffs.clear()
         return [Settled(self.current.id)]
 
     def _give_up(self, failure: str) -> list[Action]:
         assert self.incoming
         failed, self.incoming = self.incoming, None
+        self.next_generation = failed.id
+        self.given_up += 1
+        for member in self.members.values():
+            if member.generation == failed.id:
+                member.generation = -self.given_up
         if self.current is None:
             self.stopping = True  # the start failed: there is nothing to go back to
         return [Settled(failed.id, failure)]
 
     def _fill(self, generation: Generation, post: Post, now: float) -> list[Action]:
         role, number = post
-        if self._holder(generation.id, post):
+        if self.holder(generation.id, post):
             return []
-        if role == "keeper" and self._of_role("keeper"):
+        if role == "keeper" and self.of_role("keeper"):
             return []
-        backoff = self.backoffs.get(post)
-        if generation is self.current and backoff and now < backoff.retry_at:
+        if generation is self.current and self.respawn.waits(post, now):
             return []
         slot = 0
         if role == "worker":
-            free = next((s for s in self._free if s not in self.foreign), None)
-            if free is None:
+            slot = self.lend()
+            if not slot:
                 return []
-            self._free.remove(free)
-            slot = free
-        key = self._next_key
-        self._next_key += 1
+        key = self.next_key
+        self.next_key += 1
         self.members[key] = Member(
             *(key, role, slot, number, generation.id),
             *(MemberState.STARTING, now, now + START_TIMEOUT),
@@ -238,14 +230,10 @@ class Fleet:
 
     def _crash(self, member: Member, reason: str, now: float) -> Crashed:
         post = (member.role, member.number)
-        if not self._wanted(member):  # an old generation's: nobody takes its place
+        if not self.wanted(member):  # an old generation's: nobody takes its place
             return Crashed(member.role, member.number, member.slot, reason, None)
         lived = 0.0 if member.ready_at is None else now - member.ready_at
-        before = self.backoffs.get(post)
-        failures = 1 + (before.failures if before and lived < BACKOFF_RESET else 0)
-        pause = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0 ** (failures - 1))
-        self.backoffs[post] = Backoff(failures, now + pause, reason)
-        self.restarts[post] = self.restarts.get(post, 0) + 1
+        pause = self.respawn.crashed(post, lived, reason, now)
         return Crashed(member.role, member.number, member.slot, reason, pause)
 
     def _overdue(self, member: Member, now: float) -> list[Action]:
@@ -269,77 +257,14 @@ class Fleet:
             actions.append(self._crash(member, member.reason, now))
         return actions
 
-    def _drain(self, member: Member, now: float, timeout: float | None) -> list[Action]:
-        if member.state is MemberState.KILLED:
-            return []
-        deadline = None if timeout is None else now + timeout + KILL_GRACE
-        if member.state is MemberState.STARTING:
-            # It may never come to read its link.
-            deadline = min(now + START_TIMEOUT, deadline or float("inf"))
-        elif member.told_to_leave and member.deadline is not None:
-            deadline = min(member.deadline, deadline or float("inf"))
-        member.told_to_leave, member.deadline = True, deadline
-        if member.state is MemberState.READY:
-            member.state = MemberState.DRAINING
-        return [SendDrain(member.key, timeout)]
-
     def _wind_down(self, now: float) -> list[Action]:
         """Stopping: no helper is told to leave before the last worker is gone."""
         if not self.members:
-            finished, self._finished = self._finished, True
+            finished, self.finished = self.finished, True
             return [] if finished else [Finished()]
-        workers = self._of_role("worker")
+        workers = self.of_role("worker")
         actions: list[Action] = []
         for member in workers or list(self.members.values()):
             if not member.told_to_leave:
-                actions += self._drain(member, now, 0.0 if workers else HELPER_DRAIN)
+                actions += drain(member, now, 0.0 if workers else HELPER_DRAIN)
         return actions
-
-    # -- questions
-
-    def _wanted(self, member: Member) -> bool:
-        if member.role == "runner" and any(
-            m.role == "worker" and m.generation == member.generation for m in self.members.values()
-        ):
-            return True
-        post = (member.role, member.number)
-        return any(
-            member.generation == g.id and post in set(self._posts(g)) for g in self._counting()
-        )
-
-    def _counting(self) -> list[Generation]:
-        return [g for g in (self.current, self.incoming) if g]
-
-    def _posts(self, generation: Generation) -> Iterator[Post]:
-        """Helpers first: they are what workers call."""
-        if generation is self.current or self.current is None:
-            yield ("keeper", 0)
-        for role in generation.spec.helpers:
-            yield (role, 0)
-        for number in range(1, generation.spec.workers + 1):
-            yield ("worker", number)
-
-    def _holder(self, generation: int, post: Post) -> Member | None:
-        for member in self.members.values():
-            if (
-                member.generation == generation
-                and (member.role, member.number) == post
-                and member.holds
-            ):
-                return member
-        return None
-
-    def _of_role(self, role: str) -> list[Member]:
-        return [m for m in self.members.values() if m.role == role]
-
-    def _watchdog(self) -> float:
-        counting = self._counting()
-        return counting[0].spec.watchdog if counting else 0.0
-
-    def _check_slots(self, needed: int) -> None:
-        free = len(set(self._free) - self.foreign)
-        if needed > free:
-            raise ValueError(
-                f"{needed} more workers need a slot each and {free} of {SLOTS} are free: workers "
-                "of earlier generations still finish their transfers; try again later"
-            )

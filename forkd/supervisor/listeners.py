@@ -25,6 +25,7 @@ from dataclasses import replace
 from forkd.errors import StartError
 from forkd.listen import ListenAddress
 from forkd.seat import BoundListener
+from forkd.supervisor.estate import HeldListener
 from forkd.supervisor.fdstore import SocketStore
 from forkd.supervisor.inherited import NOTHING_INHERITED, Inherited
 from forkd.supervisor.notify import Notifier
@@ -91,6 +92,38 @@ class Listeners:
         for listener in result:
             listener.socket.listen(backlog)
         return tuple(result)
+
+    def held(self) -> tuple[HeldListener, ...]:
+        """All of them, for the program that takes this one's place."""
+        used = {listener.socket for listener in self.bound}
+        given = {listener.socket for listener in self._given}
+        return tuple(
+            HeldListener(
+                each.address,
+                each.socket.fileno(),
+                each.socket in given,
+                self._files.get(each.address.host) if each.address.family == "unix" else None,
+            )
+            for each in (*self.bound, *(g for g in self._given if g.socket not in used))
+        )
+
+    @classmethod
+    def taken_over(
+        cls, held: Iterable[HeldListener], store: SocketStore | None = None
+    ) -> Listeners:
+        """Those that the program before this one held; all are in use."""
+        listeners = cls(store=store)
+        for each in held:
+            listener = BoundListener(each.address, socket.socket(fileno=each.fd))
+            listener.socket.setblocking(False)
+            listeners.bound += (listener,)
+            if each.inherited:
+                listeners._given += (listener,)
+            if each.file:
+                listeners._files[each.address.host] = each.file
+        given = {listener.socket for listener in listeners._given}
+        listeners._store.resume(each for each in listeners.bound if each.socket not in given)
+        return listeners
 
     def adopt(self, listeners: tuple[BoundListener, ...]) -> None:
         """Use this set from now on; close what is not in it."""

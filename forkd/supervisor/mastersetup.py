@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from forkd.log import Log
 from forkd.scoreboard import Scoreboard
 from forkd.supervisor.control import Asker
+from forkd.supervisor.estate import Estate
 from forkd.supervisor.listeners import Listeners
 from forkd.supervisor.notify import Notifier
-from forkd.supervisor.status import World
+from forkd.supervisor.pidfile import LockFile
+from forkd.supervisor.program import Program
+from forkd.supervisor.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """The first world and the things of the master that all generations share.
 
-    `locked_slots` asks the kernel which slots somebody holds.  `first` hears how the start went.
-    `release` closes, in a child, what belongs to the start: lock files, pipes.
+    `locks` are the files that say who runs here; `detached`: the pidfile is among them.  `estate`
+    is what another version of this program left to this one.  `locked_slots` asks the kernel which
+    slots somebody holds.  `first` hears how the start went.  `release` closes, in a child, what
+    belongs to the start: lock files, pipes.
     """
 
     world: World
@@ -29,4 +34,8 @@ class Setup:
     control_path: str
     locked_slots: Callable[[], Iterable[int]]
     first: Asker
+    program: Program
+    locks: tuple[LockFile, ...]
+    detached: bool
+    estate: Estate | None
     release: Callable[[], None]

@@ -33,8 +33,12 @@ class Checked:
 
 def load(path: str, *rules: Rule) -> Checked:
     """Read and validate a file, by `rules` too.  Raises ConfigError with all its problems."""
-    text = configuration.read(path)
-    config = configuration.parse(text, path, flaws, *rules)
+    return check(configuration.read(path), path, flaws, *rules)
+
+
+def check(text: str, path: str, *rules: Rule) -> Checked:
+    """Validate the text of a file, by `rules` alone.  Raises ConfigError with all its problems."""
+    config = configuration.parse(text, path, *rules)
     return Checked(
         config,
         [problem_at(text, path, found.key, found.reason) for found in warnings(config)],

@@ -4,7 +4,8 @@ Rules
   1. A child keeps nothing of the master but its seat: everything else the master has open is closed
      first, then the child imports its room.
   2. A child is steered over its link alone.  The signals that reach a whole process group (Ctrl-C,
-     a hang-up, a service manager's TERM) do nothing to it, and what it executes has them back.
+     a hang-up, a service manager's TERM or USR2) do nothing to it, and what it executes has them
+     back.
   3. A process is signalled by its pidfd, so never a stranger that got its pid.
 """
 
@@ -27,9 +28,13 @@ from forkd.messages import Unable, encode
 from forkd.seat import ChildSeat
 from forkd.title import set_title
 
-STEERED_BY_LINK = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+STEERED_BY_LINK = (
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM),
+    signal.SIGUSR2,
+)
 ROOMS = {
     "prepare": "forkd.supervisor.prepare",
+    "trial": "forkd.supervisor.trial",
     "worker": "forkd.worker",
     "exporter": "forkd.helpers.exporter",
     "keeper": "forkd.helpers.keeper",
@@ -47,7 +52,9 @@ _REASON_MAX = 4000
 class Process:
     """A child as its parent sees it.  `started` is seconds since 1970; `pidfd` -1: gone."""
 
-    seat: ChildSeat
+    role: str
+    slot: int
+    number: int
     pid: int
     pidfd: int
     link: Link
@@ -56,7 +63,7 @@ class Process:
 
     @property
     def title(self) -> str:
-        return child_title(self.seat)
+        return _title(self.role, self.number)
 
     def kill(self) -> None:
         """SIGKILL; nothing happens to a process that is gone already."""
@@ -110,11 +117,16 @@ def fork_child(
         finally:
             os._exit(status)
     theirs.close()
-    return Process(seat, pid, os.pidfd_open(pid), Link(ours), time.time())
+    pidfd = os.pidfd_open(pid)
+    return Process(seat.role, seat.slot, seat.number, pid, pidfd, Link(ours), time.time())
 
 
 def child_title(seat: ChildSeat) -> str:
-    return f"{seat.role} {seat.number}" if seat.role == "worker" else seat.role
+    return _title(seat.role, seat.number)
+
+
+def _title(role: str, number: int) -> str:
+    return f"{role} {number}" if role == "worker" else role
 
 
 def _live(seat: ChildSeat) -> int:

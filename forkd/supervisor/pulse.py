@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from forkd.supervisor.fleet import START_TIMEOUT, Fleet
+from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.leaving import START_TIMEOUT
 from forkd.supervisor.roster import MemberState
 
 _ALIVE = (MemberState.READY, MemberState.DRAINING)

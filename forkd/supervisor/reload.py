@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,10 +23,21 @@ WORKERS_MAX = 32
 
 def effective(running: Config, new: Config) -> Config:
     """The new configuration with the values that cannot change now left as they are."""
+    return with_kept(new, kept(running))
+
+
+def kept(running: Config) -> dict[str, Any]:
+    """The values that cannot change now, by their keys."""
+    parts = [(key, *key.split(".")) for key in RESTART_ONLY]
+    return {key: getattr(getattr(running, section), name) for key, section, name in parts}
+
+
+def with_kept(new: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with these values in place of its own."""
     sections: dict[str, dict[str, Any]] = {}
-    for key in RESTART_ONLY:
+    for key, value in values.items():
         section, name = key.split(".")
-        sections.setdefault(section, {})[name] = getattr(getattr(running, section), name)
+        sections.setdefault(section, {})[name] = value
     return msgspec.structs.replace(
         new,
         **{
@@ -70,6 +81,7 @@ def spec_of(config: Config) -> Spec:
         tuple(role for role, wanted in helpers.items() if wanted),
         float(config.server.watchdog_timeout),
         float(config.server.graceful_timeout),
+        config.server.drainers,
     )
 
 

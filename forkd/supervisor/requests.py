@@ -6,7 +6,6 @@ until the last of them has answered or died or its time is over.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from forkd.messages import (
     Status,
     Stop,
     TellAccountChanged,
+    Upgrade,
     Verify,
     VerifyQuota,
     Workers,
@@ -46,6 +46,8 @@ class Daemon(Protocol):
     def status(self) -> dict[str, Any]: ...
 
     def reload(self, asker: Asker) -> None: ...
+
+    def upgrade(self, asker: Asker) -> None: ...
 
     def stop(self, now: bool, asker: Asker | None) -> None: ...
 
@@ -74,10 +76,11 @@ class Question:
 class Requests:
     """Answers requests by asking the daemon and its children."""
 
-    def __init__(self, daemon: Daemon, clock: Callable[[], float]) -> None:
+    def __init__(self, daemon: Daemon, clock: Callable[[], float], tag: int = 1) -> None:
+        """`tag`: the first one that no question to a child has had."""
         self._daemon = daemon
         self._clock = clock
-        self._tags = itertools.count(1)
+        self.next_tag = tag
         self._questions: dict[int, Question] = {}
 
     def handle(self, request: ControlRequest, asker: Asker) -> None:
@@ -87,6 +90,8 @@ class Requests:
                 asker.done(self._daemon.status())
             case Reload():
                 self._daemon.reload(asker)
+            case Upgrade():
+                self._daemon.upgrade(asker)
             case Stop(now=now):
                 self._daemon.stop(now, asker)
             case Workers(count=count):
@@ -147,7 +152,8 @@ class Requests:
         finish: Callable[[Question], None],
         timeout: float | None = ANSWER_TIMEOUT,
     ) -> None:
-        tag = next(self._tags)
+        tag = self.next_tag
+        self.next_tag += 1
         keys = self._daemon.serving(role)
         deadline = None if timeout is None else self._clock() + timeout
         question = self._questions[tag] = Question(asker, set(keys), finish, deadline)

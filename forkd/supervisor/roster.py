@@ -21,13 +21,15 @@ class MemberState(Enum):
 class Spec:
     """What a configuration asks for.
 
-    `helpers` is of exporter, runner, dispatcher; the keeper is always.
+    `helpers` is of exporter, runner, dispatcher; the keeper is always.  At most `drainers`
+    generations drain without a deadline.
     """
 
     workers: int
     helpers: tuple[str, ...] = ()
     watchdog: float = 30.0
     graceful: float = 30.0
+    drainers: int = 4
 
 
 @dataclass(frozen=True, slots=True)

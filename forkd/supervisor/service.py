@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from forkd.scoreboard import Scoreboard
-from forkd.supervisor.fleet import KILL_GRACE, Fleet
+from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.leaving import KILL_GRACE
 from forkd.supervisor.notify import Notifier
 from forkd.supervisor.pulse import Pulse
 from forkd.units import format_count

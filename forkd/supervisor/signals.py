@@ -20,6 +20,14 @@ class SignalPipe:
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, _note) for number in numbers}
 
+    def hold(self) -> None:
+        """Let the signals wait: over exec too, whose program would die of them at first."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+
+    def let_go(self) -> None:
+        """Those that waited come now."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
+
     def fileno(self) -> int:
         return self._reader.fileno()
 

@@ -37,7 +37,8 @@ class Slots:
 
     def begin(self) -> frozenset[int]:
         """At the start: what orphans still hold is left to them, all else is cleaned."""
-        return self._release_unheld(ALL_SLOTS)
+        members = {member.slot for member in self._fleet.members.values()}
+        return self._release_unheld(ALL_SLOTS - members)
 
     def look(self) -> frozenset[int]:
         """Which orphans still hold their slots; those that let go are cleaned."""

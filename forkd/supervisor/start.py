@@ -23,7 +23,9 @@ from forkd.ledger.file import locked_slots, mark_clean
 from forkd.log import STDERR, Log, open_log
 from forkd.master import Master
 from forkd.scoreboard import Scoreboard
+from forkd.supervisor.estate import Estate
 from forkd.supervisor.fdstore import SocketStore
+from forkd.supervisor.image import keep_image
 from forkd.supervisor.inherited import inherited_sockets
 from forkd.supervisor.listeners import Listeners
 from forkd.supervisor.mastersetup import Setup
@@ -31,7 +33,8 @@ from forkd.supervisor.notify import Notifier
 from forkd.supervisor.orphans import InTheWay
 from forkd.supervisor.pidfile import LockFile, PidFile
 from forkd.supervisor.privileges import Identity, become, check_writable, identity, make_folders
-from forkd.supervisor.status import World
+from forkd.supervisor.program import Program
+from forkd.supervisor.world import World
 
 BIND_PATIENCE = 5.0
 """Seconds to wait for orphans of a killed daemon to let go of an address."""
@@ -59,7 +62,7 @@ class FirstAsker:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What is held before detaching."""
+    """What is held before detaching; with an `estate`, what another version left."""
 
     config: Config
     mtime: float
@@ -69,6 +72,8 @@ class Ground:
     pidfile: PidFile | None
     owner: Identity | None
     notifier: Notifier
+    program: Program
+    estate: Estate | None = None
 
     @property
     def descriptors(self) -> list[int]:
@@ -83,6 +88,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
 
     Raises StartError and AlreadyRunningError; then nothing is left bound or locked.
     """
+    program = Program.of_this_process()
     notifier = Notifier.from_environment(os.environ)
     inherited = inherited_sockets(os.environ)
     owner = identity(config)
@@ -110,7 +116,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
         undo.pop_all()
     return Ground(
         *(config, mtime, listeners, log, locks),
-        *(PidFile(pid_lock) if pid_lock else None, owner, notifier),
+        *(PidFile(pid_lock) if pid_lock else None, owner, notifier, program),
     )
 
 
@@ -133,10 +139,11 @@ def serve(
     has open.  Raises StartError.
     """
     config, log = ground.config, ground.log
+    keep_image()  # while it can be read: the serving user may see less
     try:
         os.umask(UMASK)
         raise_file_limit()
-        if not ground.owner and os.geteuid() == 0:
+        if not ground.owner and os.geteuid() == 0 and not ground.estate:
             log.warning("root", hint="set server.user, so that no process of forkd is root")
         become(ground.owner)
         check_writable(config)
@@ -153,6 +160,8 @@ def serve(
     finally:
         ground.listeners.close()
         ground.locks[0].close()  # a pidfile's is let go when the file is removed
+        if ground.estate and ground.pidfile:
+            ground.pidfile.discard()  # else who detached does it
 
 
 def raise_file_limit() -> None:
@@ -187,5 +196,9 @@ def _setup(ground: Ground, first: FirstAsker, release: Callable[[], None]) -> Se
         control_path=os.path.join(runtime, "control.sock"),
         locked_slots=lambda: locked_slots(ledger),
         first=first,
+        program=ground.program,
+        locks=ground.locks,
+        detached=ground.pidfile is not None,
+        estate=ground.estate,
         release=release_all,
     )

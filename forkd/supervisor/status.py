@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import forkd
@@ -16,6 +15,7 @@ from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.inherited import address_of
 from forkd.supervisor.processes import Process
 from forkd.supervisor.roster import Member, MemberState, label
+from forkd.supervisor.world import LastReload, World, file_mtime
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -25,34 +25,6 @@ STATE_NAMES = {
     MemberState.DRAINING: "draining",
     MemberState.KILLED: "killed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What a generation serves: its configuration and sockets.  Times are seconds since 1970."""
-
-    config: Config
-    listeners: tuple[BoundListener, ...]
-    loaded_at: float
-    file_mtime: float
-
-
-@dataclass(frozen=True, slots=True)
-class LastReload:
-    """`at` is seconds since 1970, `took` seconds, `outcome` ok or failed."""
-
-    at: float
-    outcome: str
-    message: str
-    took: float
-
-
-def file_mtime(path: str) -> float:
-    """When a file was last written, in seconds since 1970; 0.0 for none."""
-    try:
-        return os.stat(path).st_mtime if path else 0.0
-    except OSError:
-        return 0.0
 
 
 def status_body(
@@ -89,6 +61,7 @@ def status_body(
         "helpers": [
             _process(fleet, m, processes.get(m.key)) for m in members if m.role != "worker"
         ],
+        "draining": _draining(fleet, board, now),
         "backing_off": _backing_off(fleet, now),
         "foreign_slots": sorted(fleet.foreign),
         "totals": _totals(board),
@@ -128,6 +101,28 @@ def fleet_state(fleet: Fleet) -> str:
     return "reloading" if fleet.incoming else "serving"
 
 
+def _draining(fleet: Fleet, board: Scoreboard, now: float) -> list[dict[str, Any]]:
+    """The generations that serve no more; `seconds_left` None: as long as they make progress."""
+    serving = {generation.id for generation in (fleet.current, fleet.incoming) if generation}
+    found: dict[int, list[Member]] = {}
+    for member in fleet.members.values():
+        if member.role == "worker" and member.generation not in serving:
+            found.setdefault(member.generation, []).append(member)
+    return [
+        {
+            "generation": generation,
+            "workers": len(members),
+            "sessions": sum(board.rows[m.slot].get("sessions") for m in members),
+            "transfers": sum(board.rows[m.slot].get("transfers") for m in members),
+            "seconds_left": max(
+                (max(0.0, m.deadline - now) for m in members if m.deadline is not None),
+                default=None,
+            ),
+        }
+        for generation, members in sorted(found.items())
+    ]
+
+
 def _backing_off(fleet: Fleet, now: float) -> list[dict[str, Any]]:
     """Posts that nobody fills at the moment, since who filled them kept dying."""
     held = {(m.role, m.number) for m in fleet.members.values() if m.holds}
@@ -138,7 +133,7 @@ def _backing_off(fleet: Fleet, now: float) -> list[dict[str, Any]]:
             "retry_in": max(0.0, backoff.retry_at - now),
             "reason": backoff.reason,
         }
-        for post, backoff in fleet.backoffs.items()
+        for post, backoff in fleet.respawn.backoffs.items()
         if post not in held
     ]
 
@@ -162,7 +157,7 @@ def _process(fleet: Fleet, member: Member, process: Process | None) -> dict[str,
         "generation": member.generation,
         "state": STATE_NAMES[member.state],
         "started_ms": int(process.started * 1000) if process else 0,
-        "restarts": fleet.restarts.get((member.role, member.number), 0),
+        "restarts": fleet.respawn.restarts.get((member.role, member.number), 0),
         "cpu_seconds": cpu,
         "rss_bytes": rss,
     }

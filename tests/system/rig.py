@@ -28,9 +28,16 @@ PASSWORD = "correct horse 42"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones: the kernel may well give the same one twice in a row."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 20.0, every: float = 0.02) -> Any:
@@ -50,8 +57,7 @@ class Daemon:
     def __init__(self, folder: Path, settings: dict[str, dict[str, str]] | None = None) -> None:
         self.folder = folder
         self.host = "127.0.0.1"
-        self.port = free_port()
-        self.metrics_port = free_port()
+        self.port, self.metrics_port = free_ports(2)
         self.state = folder / "state"
         self.run = folder / "run"
         self.data = folder / "data"

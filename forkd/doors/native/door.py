@@ -105,7 +105,7 @@ class NativeDoor:
             self._changed = False
             return Job(self._gate.look_again, Weight.LONG)
         if self._draining and not self._patience.farewell and self._between_frames():
-            self._patience.farewell = True
+            self._patience.bid_farewell()
             wire.notice("going-away")
         if self._task is not None:
             outcome = self._task.step()
@@ -161,6 +161,14 @@ class NativeDoor:
 
     def _on_message(self, message: Message) -> Outcome | None:
         context = self._context
+        if self._patience.left_too_late:
+            self._small.flush()
+            if context.pending:
+                self._held = message
+                return self._ending.await_changes()
+            context.refuse(0, Refusal("going-away", "this process is being replaced: reconnect"))
+            self._ending.begin("going away")
+            return None
         try:
             request = decode_request(message.meta)
             if isinstance(request, Put) and is_inline(message, request):

@@ -8,7 +8,7 @@ from forkd.doors.native.context import Context
 from forkd.serving.session import FOREVER
 
 _FAREWELL_SECONDS = 5.0
-"""How long a client that was told to leave may stay silent."""
+"""How long a client that was told to leave may stay silent, or go on with requests."""
 
 
 class Patience:
@@ -18,10 +18,21 @@ class Patience:
         self._context = context
         self.farewell = False
         """The client was told to leave."""
+        self._leave_by = FOREVER
         login_timeout = float(context.core.config.limits.login_timeout)
         self._login_by = time.monotonic() + (
             min(login_timeout, _FAREWELL_SECONDS) if turned_away else login_timeout
         )
+
+    def bid_farewell(self) -> None:
+        """The client is told to leave."""
+        self.farewell = True
+        self._leave_by = time.monotonic() + _FAREWELL_SECONDS
+
+    @property
+    def left_too_late(self) -> bool:
+        """It goes on with requests long after it was told to leave."""
+        return time.monotonic() > self._leave_by
 
     @property
     def over(self) -> bool:
