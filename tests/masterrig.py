@@ -85,6 +85,7 @@ class Worker:
         for listener in self.seat.listeners:
             self.selector.register(listener.socket, selectors.EVENT_READ, self.accept)
         self.row.set("state", State.SERVING)
+        self.row.set("beat_ns", time.monotonic_ns())
         self.link.send(Ready())
         while not (self.draining and (not self.clients or time.monotonic() > self.end)):
             self.row.set("beat_ns", time.monotonic_ns())
