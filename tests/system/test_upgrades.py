@@ -324,7 +324,12 @@ def test_the_service_manager_hears_the_truth(
         manager.settimeout(60)
 
         def told() -> dict[str, str]:
-            return dict(line.split("=", 1) for line in manager.recv(4096).decode().split("\n"))
+            """The next news of its state."""
+            while True:
+                lines = manager.recv(4096).decode().split("\n")
+                news = dict(line.split("=", 1) for line in lines)
+                if news.keys() & {"READY", "RELOADING", "STOPPING"}:
+                    return news
 
         daemon = start(env={"NOTIFY_SOCKET": str(folder / "notify")})
         assert told()["MAINPID"] == str(daemon.pid)
