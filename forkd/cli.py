@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if VARIABLE in os.environ:
             return _take_over()
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         return int(options.run(options))
     except ConfigError as error:
         for problem in error.problems:
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.CANNOT_START
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
     parser = argparse.ArgumentParser(
         prog="forkd",
         description="A file-transfer server: pre-forked workers, exact quotas, durable uploads.",

@@ -39,6 +39,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, Meta(ge=0, le=32)] = 0
     user: str = ""
     group: str = ""
+    operators: str = ""
     state_dir: str = "/var/lib/forkd"
     runtime_dir: str = "/run/forkd"
     pidfile: str = ""

@@ -12,9 +12,8 @@ import os
 import selectors
 import signal
 import time
-from typing import Any
 
-from forkd.messages import Answer, LinkMessage, Ready, Reap, SessionPage, Unable
+from forkd.messages import Answer, LinkMessage, Ready, Reap, Rows, SessionPage, Unable
 from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
 from forkd.supervisor.acts import Acts
@@ -25,16 +24,18 @@ from forkd.supervisor.estate import Estate
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.leaving import START_TIMEOUT
 from forkd.supervisor.mastersetup import Setup
+from forkd.supervisor.orders import Orders
 from forkd.supervisor.processes import Process
-from forkd.supervisor.reload import worker_count
 from forkd.supervisor.requests import Requests
-from forkd.supervisor.roster import MemberState
+from forkd.supervisor.rights import operators
 from forkd.supervisor.service import Service
 from forkd.supervisor.signals import SignalPipe
 from forkd.supervisor.slots import Slots
-from forkd.supervisor.status import status_body
+from forkd.supervisor.status import Witness
+from forkd.supervisor.steward import Steward
 from forkd.supervisor.stopping import Stopping
 from forkd.supervisor.upgrade import TRIAL, Holdings, Upgrade
+from forkd.supervisor.vitals import Vitals
 from forkd.supervisor.world import World
 from forkd.title import set_title
 
@@ -50,7 +51,6 @@ ON_SIGNAL: dict[int, str] = {
     signal.SIGUSR2: "upgrade",
 }
 """What a signal asks for; a second one while stopping always hastens."""
-ACTIVE = (MemberState.READY, MemberState.DRAINING)
 HASTE = 0.0
 """The drain time, in seconds, of a stop at once."""
 
@@ -74,20 +74,35 @@ class Master:
             *(self._fleet, setup.listeners, setup.board, setup.log, self._service, setup.world),
             self._fork_prepare,
         )
+        self._orders = left.orders if left else Orders()
+        self._vitals = Vitals(setup.board)
         self._acts = Acts(
-            *(self._fleet, self._children, self._changeover, setup.board, setup.log),
+            *(self._fleet, self._children, self._changeover, self._orders, self._vitals),
+            *(setup.board, setup.log, self._admit),
         )
-        self._requests = Requests(self, time.monotonic, left.tag if left else 1)
+        witness = Witness(
+            *(self._fleet, self._children.running, setup.board, self._vitals, self._orders),
+            *(setup.listeners, self._started),
+        )
+        self._steward = Steward(
+            *(self, self._fleet, self._children, setup.board, self._changeover),
+            *(witness, self._orders, self._acts.perform, setup.log),
+        )
+        self._requests = Requests(
+            *(self._steward, self._orders, time.monotonic, left.tag if left else 1)
+        )
         self._control = ControlServer(
-            *(setup.control_path, self._selector, self._requests.handle),
+            *(setup.control_path, self._selector, self._requests.handle, self._steward.note),
             left.control if left else -1,
         )
+        self._admit()
         self._signals = SignalPipe((*ON_SIGNAL, signal.SIGCHLD))
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
         self._upgrade = Upgrade(
             Holdings(
                 *(setup, self._fleet, self._slots, self._children, self._acts, self._changeover),
-                *(self._requests, self._control, self._signals, self._service, self._started),
+                *(self._requests, self._orders, self._control, self._signals, self._service),
+                self._started,
             )
         )
         self._stopping = Stopping(self._fleet, setup.board)
@@ -161,6 +176,7 @@ class Master:
     def _look(self, now: float) -> None:
         """What is looked at once a TICK."""
         self._slots.look()
+        self._vitals.look(now, [process.pid for process in self._children.running.values()])
         watchdog = float(self._changeover.world.config.server.watchdog_timeout)
         for pid in self._slots.end_standing(watchdog):
             self._log.warning("killed", process="orphan", pid=pid, why="its loop made no progress")
@@ -171,9 +187,9 @@ class Master:
 
     def _reap(self, slot: int) -> bool:
         """Tell the keeper; False when there is none that serves."""
-        keepers = self.serving("keeper")
+        keepers = self._steward.serving("keeper")
         for key in keepers:
-            self.send(key, Reap(slot))
+            self._children.send(key, Reap(slot))
         return bool(keepers)
 
     # -- events
@@ -203,6 +219,8 @@ class Master:
                 self._requests.on_page(key, message)
             case Answer():
                 self._requests.on_answer(key, message)
+            case Rows():
+                self._requests.on_rows(key, message)
             case _:
                 self._log.warning("odd-message", message=type(message).__name__)
 
@@ -229,6 +247,7 @@ class Master:
     def on_exit(self, key: int, process: Process, reason: str) -> None:
         now = time.monotonic()
         self._requests.gone(key)
+        self._requests.ended(key)
         if key == PREPARE:
             failure = "" if reason == "status 0" else process.unable or f"preparing: {reason}"
             self._on_prepared(failure, now)
@@ -267,13 +286,14 @@ class Master:
         self._changeover.release(seat.listeners)
         self._setup.release()
 
-    # -- what requests need
+    def _admit(self) -> None:
+        """Who may ask is what the configuration says that serves."""
+        try:
+            self._control.admit(operators(self._changeover.world.config))
+        except OSError as error:
+            self._log.error("operators", error=str(error))
 
-    def status(self) -> dict[str, Any]:
-        return status_body(
-            *(self._fleet, self._children.running, self._board, self._changeover.world),
-            *(self._started, self._changeover.last, self._setup.listeners.given),
-        )
+    # -- what can be asked for, by signal too
 
     def reload(self, asker: Asker) -> None:
         self._changeover.reload(asker)
@@ -295,16 +315,3 @@ class Master:
         actions = self._fleet.stop(time.monotonic(), timeout)
         self._acts.perform(actions)
         self._changeover.failed("the daemon is stopping")
-
-    def set_workers(self, count: int) -> int:
-        wanted = worker_count(count)
-        self._acts.perform(self._fleet.set_workers(wanted, time.monotonic()))
-        self._log.info("workers", count=wanted)
-        return wanted
-
-    def serving(self, role: str) -> list[int]:
-        states = (MemberState.READY,) if role == "keeper" else ACTIVE
-        return [m.key for m in self._fleet.members.values() if m.role == role and m.state in states]
-
-    def send(self, key: int, message: LinkMessage) -> None:
-        self._children.send(key, message)

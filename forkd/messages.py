@@ -6,10 +6,12 @@ stream: one request a line, one or more answers a line each, the last one `Done`
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class _Link(Struct, frozen=True, tag_field="m"):
@@ -29,16 +31,44 @@ class Drain(_Link, frozen=True, tag="drain"):
 
 
 class ListSessions(_Link, frozen=True, tag="list-sessions"):
-    """Ask a worker for `SessionPage`s."""
+    """Ask a worker for `SessionPage`s; of one user and in one state only where these are named."""
 
     tag: int
+    user: str = ""
+    state: str = ""
 
 
 class Kick(_Link, frozen=True, tag="kick"):
-    """End one session; answered by `Answer` with {"kicked": bool}."""
+    """End one session; answered by `Answer` with {"kicked": int}."""
 
     tag: int
     session: str
+
+
+class KickUser(_Link, frozen=True, tag="kick-user"):
+    """End all sessions of a user; answered as `Kick` is."""
+
+    tag: int
+    user: str
+
+
+class CloseDoors(_Link, frozen=True, tag="close-doors"):
+    """To a worker: end idle sessions, let transfers finish, turn newcomers away, but stay.
+
+    After `timeout` seconds the rest is cut; None: a transfer may take as long as it progresses.
+    """
+
+    timeout: float | None = None
+
+
+class OpenDoors(_Link, frozen=True, tag="open-doors"):
+    """To a worker: take sessions again."""
+
+
+class SetLogLevel(_Link, frozen=True, tag="set-log-level"):
+    """To every child: log from this level on, whatever the configuration says."""
+
+    level: LogLevel
 
 
 class AccountChanged(_Link, frozen=True, tag="account-changed"):
@@ -74,6 +104,18 @@ class Try(_Link, frozen=True, tag="try"):
     estate: int
 
 
+class Inform(_Link, frozen=True, tag="inform"):
+    """To the keeper: tell what the files say; answered by `Rows`.
+
+    `about` is accounts (AccountReport, all or that of `name`), bans (BanReport), or lift: forget
+    the failures of the address `name`, answered by a row where there were any.
+    """
+
+    tag: int
+    about: Literal["accounts", "bans", "lift"]
+    name: str = ""
+
+
 # child -> master
 
 
@@ -102,8 +144,21 @@ class Answer(_Link, frozen=True, tag="answer"):
     body: dict[str, Any]
 
 
+class Rows(_Link, frozen=True, tag="rows"):
+    """A part of the answer to `Inform`; `failure` says why there is none."""
+
+    tag: int
+    rows: list[dict[str, Any]]
+    more: bool
+    failure: str = ""
+
+
 class SessionInfo(Struct, frozen=True):
-    """A session as forkctl shows it.  `since` is seconds since 1970, `moved` and `size` bytes."""
+    """A session as forkctl shows it.  `since` is seconds since 1970.
+
+    `moved` of the `size` bytes of the file under way are there; of a stream, `size` is 0.
+    `bytes_up` and `bytes_down` are what moved since the session began, all files together.
+    """
 
     id: str
     slot: int
@@ -116,20 +171,28 @@ class SessionInfo(Struct, frozen=True):
     path: str = ""
     moved: int = 0
     size: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 LinkMessage = (
     Drain
     | ListSessions
     | Kick
+    | KickUser
+    | CloseDoors
+    | OpenDoors
+    | SetLogLevel
     | AccountChanged
     | Reap
     | Verify
     | Try
+    | Inform
     | Ready
     | Unable
     | SessionPage
     | Answer
+    | Rows
 )
 
 
@@ -157,11 +220,63 @@ class Stop(_Control, frozen=True, tag="stop"):
 
 
 class Sessions(_Control, frozen=True, tag="sessions"):
-    pass
+    """All sessions, or those of one user, or in one state."""
+
+    user: str = ""
+    state: str = ""
 
 
 class KickSession(_Control, frozen=True, tag="kick"):
     session: str
+
+
+class KickSessions(_Control, frozen=True, tag="kick-user"):
+    """All sessions of a user."""
+
+    user: str
+
+
+class StopServing(_Control, frozen=True, tag="drain"):
+    """Take no new session; answered when the last one has ended, `CloseDoors` says how."""
+
+    timeout: float | None = None
+
+
+class ReplaceWorker(_Control, frozen=True, tag="replace"):
+    """The worker in this slot drains and leaves, another one takes its place at once."""
+
+    slot: int
+    timeout: float | None = None
+
+
+class ServeAgain(_Control, frozen=True, tag="undrain"):
+    """After `StopServing`."""
+
+
+class ChangeLogLevel(_Control, frozen=True, tag="loglevel"):
+    """Of all processes, until the next reload."""
+
+    level: LogLevel
+
+
+class Check(_Control, frozen=True, tag="check"):
+    """Would a reload be accepted?  Nothing changes."""
+
+
+class ListAccounts(_Control, frozen=True, tag="accounts"):
+    """All accounts, or the one of this name."""
+
+    name: str = ""
+
+
+class ListBans(_Control, frozen=True, tag="bans"):
+    pass
+
+
+class LiftBan(_Control, frozen=True, tag="bans-lift"):
+    """`origin` as policy.read_origin gives it."""
+
+    origin: str
 
 
 class Workers(_Control, frozen=True, tag="workers"):
@@ -183,13 +298,24 @@ ControlRequest = (
     Status
     | Reload
     | Upgrade
+    | Check
     | Stop
     | Sessions
     | KickSession
+    | KickSessions
+    | StopServing
+    | ServeAgain
+    | ReplaceWorker
     | Workers
+    | ChangeLogLevel
     | TellAccountChanged
+    | ListAccounts
     | VerifyQuota
+    | ListBans
+    | LiftBan
 )
+LOOKING = (Status, Sessions, ListAccounts, ListBans)
+"""Requests that change nothing: operators may make them too."""
 
 
 # master -> forkctl
@@ -206,7 +332,9 @@ class Progress(_ControlAnswer, frozen=True, tag="progress"):
 
 
 class Done(_ControlAnswer, frozen=True, tag="done"):
-    body: dict[str, Any] = {}
+    """`body` is one of reports.py; read from the socket, it is a dict."""
+
+    body: Any = {}
 
 
 class Failed(_ControlAnswer, frozen=True, tag="failed"):
@@ -222,21 +350,3 @@ encode = msgspec.json.Encoder().encode
 decode_link = msgspec.json.Decoder(LinkMessage).decode
 decode_control = msgspec.json.Decoder(ControlRequest).decode
 decode_answer = msgspec.json.Decoder(ControlAnswer).decode
-
-
-_PAGE_BYTES = 48 * 1024
-"""Sessions in one message, as JSON: it must fit in a packet."""
-
-
-def pages(infos: list[SessionInfo]) -> list[list[SessionInfo]]:
-    """At least one page, none too large for a packet."""
-    pages: list[list[SessionInfo]] = [[]]
-    size = 0
-    for info in infos:
-        own = len(encode(info))
-        if size + own > _PAGE_BYTES:
-            pages.append([])
-            size = 0
-        pages[-1].append(info)
-        size += own
-    return pages

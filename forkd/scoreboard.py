@@ -64,6 +64,7 @@ GAUGES = (
     "beat_ns",  # CLOCK_MONOTONIC of the last turn of the loop
     "sessions",
     "transfers",
+    "downloads",  # of the transfers
     "parked",
     "partials",
     "undelivered_bytes",  # of journals and deferred events, all hooks together

@@ -30,3 +30,5 @@ class ChildSeat:
     board: Scoreboard
     link: socket.socket
     listeners: tuple[BoundListener, ...]
+    closed: bool = False
+    """A worker is to turn newcomers away, until it hears OpenDoors."""

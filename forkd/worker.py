@@ -31,7 +31,7 @@ from forkd.limits.table import LimitTable, open_table
 from forkd.link import Link
 from forkd.listen import ListenAddress
 from forkd.log import Log, open_log
-from forkd.messages import LinkMessage, SessionInfo
+from forkd.messages import LinkMessage
 from forkd.quota import MappedLedger, open_ledger
 from forkd.scoreboard import State
 from forkd.seat import BoundListener, ChildSeat
@@ -43,7 +43,8 @@ from forkd.serving.core import Core, Peer
 from forkd.serving.draining import Draining
 from forkd.serving.pool import Mailbox, Pool
 from forkd.serving.remembered import Remembered
-from forkd.serving.session import Activity, Door, Session
+from forkd.serving.roll import Roll
+from forkd.serving.session import FOREVER, Activity, Door, Session
 from forkd.serving.sessions import Sessions
 from forkd.serving.transfer import Kits
 from forkd.storage import sidecar
@@ -59,6 +60,7 @@ _SWITCH_SECONDS = 0.001
 _READ_BUFFER = 64 * 1024
 _TURNED_AWAY_MOST = 64
 """Refused connections that are told so at one time; further ones are just closed."""
+_CLOSED = "the server takes no new sessions for the moment; try again later"
 _ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
@@ -122,12 +124,15 @@ class Worker:
         self._tls = tlscontext.server_context(config)
         self._ftp = FtpSettings.of(config, self._tls)
         self._sessions = Sessions(self._epoll, self._pool, self._mailbox, log)
+        self._roll = Roll(self._sessions, seat.slot, self._link, log)
         self._watched: dict[int, Callable[[], None]] = {}
         self._listeners = {held.socket.fileno(): held for held in seat.listeners}
         self._accepting = False
         self._buffer = memoryview(bytearray(_READ_BUFFER))
         self._next_id = session_ids(seat.slot)
         self._turned_away = 0
+        self._closed = seat.closed
+        self._closes_at = FOREVER
         self._draining = Draining(config)
         self._title = ""
         self._journal = _open_journal(config, seat.slot, born)
@@ -150,7 +155,7 @@ class Worker:
             hashes_full=lambda: self._sessions.hashes_full,
             watch=self._watch,
             unwatch=self._unwatch,
-            sessions=self._infos,
+            sessions=self._roll.infos,
         )
 
     def serve(self) -> None:
@@ -159,17 +164,19 @@ class Worker:
         self._epoll.register(self._mailbox.fd, select.EPOLLIN)
         self._accept_again()
         self._row.set("beat_ns", time.monotonic_ns())  # one that stands still from now on is found
-        self._row.set("state", State.SERVING)
+        self._row.set("state", State.DRAINING if self._closed else State.SERVING)
         self._link.send(messages.Ready())
         self._tick()
         ticked = time.monotonic()
         while not self._may_leave():
-            events = self._epoll.poll(self._sessions.patience(_TICK), _EVENTS_A_TURN)
+            patience = self._roll.patience(self._sessions.patience(_TICK))
+            events = self._epoll.poll(patience, _EVENTS_A_TURN)
             self._row.set("beat_ns", time.monotonic_ns())
             for fd, mask in events:
                 self._on_event(fd, mask)
             self._sessions.ring()
             self._sessions.step_queued()
+            self._roll.turn()
             self._log.flush()
             if time.monotonic() - ticked >= _TICK:
                 ticked = time.monotonic()
@@ -248,6 +255,8 @@ class Worker:
         Without the first, there are too many to tell already.
         """
         try:
+            if self._closed:
+                raise Refusal("busy", _CLOSED)
             seat = arrive(self._core.limits, self._core.config, origin)
         except Refusal as refusal:
             if self._turned_away >= _TURNED_AWAY_MOST:
@@ -327,34 +336,34 @@ class Worker:
             case messages.Drain():
                 self._drain(message.timeout)
             case messages.ListSessions():
-                self._list_sessions(message.tag)
-            case messages.Kick():
-                found = [s for s in self._sessions if s.id == message.session]
-                for session in found:
-                    session.door.kick()
-                    self._sessions.wake(session.fd, session.id)
-                    user = session.activity.user
-                    self._log.info(
-                        "session-kicked", user=user, session=session.id, address=session.peer
-                    )
-                self._link.send(messages.Answer(message.tag, {"kicked": bool(found)}))
+                self._roll.call(message)
+            case messages.Kick(tag=tag, session=session):
+                self._link.send(messages.Answer(tag, {"kicked": self._roll.kick(session)}))
+            case messages.KickUser(tag=tag, user=user):
+                self._link.send(messages.Answer(tag, {"kicked": self._roll.kick_user(user)}))
             case messages.AccountChanged():
-                self._account_changed(message.name)
+                self._roll.account_changed(message.name)
+            case messages.CloseDoors():
+                self._close_doors(message.timeout)
+            case messages.OpenDoors():
+                self._open_doors()
+            case messages.SetLogLevel():
+                self._log.set_level(message.level)
 
-    def _account_changed(self, name: str) -> None:
-        """Who is just logging in is looked up in the step that makes him known."""
-        for session in self._sessions:
-            if session.activity.user == name:
-                session.door.account_changed()
-                self._sessions.wake(session.fd, session.id)
+    def _close_doors(self, timeout: float | None) -> None:
+        """Stay, but take nobody in."""
+        if self._draining.begun:
+            return
+        self._closed = True
+        self._closes_at = FOREVER if timeout is None else time.monotonic() + timeout
+        self._row.set("state", State.DRAINING)
+        self._roll.drain()
 
-    def _list_sessions(self, tag: int) -> None:
-        pages = messages.pages(self._infos())
-        for number, page in enumerate(pages, 1):
-            self._link.send(messages.SessionPage(tag, page, number < len(pages)))
-
-    def _infos(self) -> list[SessionInfo]:
-        return [session.info(self._seat.slot) for session in self._sessions]
+    def _open_doors(self) -> None:
+        if self._draining.begun:
+            return
+        self._closed, self._closes_at = False, FOREVER
+        self._row.set("state", State.SERVING)
 
     def _drain(self, timeout: float | None) -> None:
         now = time.monotonic()
@@ -368,9 +377,7 @@ class Worker:
             held.socket.close()
         self._listeners.clear()
         self._row.set("state", State.DRAINING)
-        for session in self._sessions:
-            session.door.drain()
-            self._sessions.wake(session.fd, session.id)
+        self._roll.drain()
 
     def _may_leave(self) -> bool:
         if not self._draining.begun:
@@ -392,17 +399,19 @@ class Worker:
         for session in self._draining.laggards(self._sessions, now):
             self._log.info("too-slow", session=session.id, path=session.activity.path)
             self._sessions.end(session)
-        transfers = sum(session.activity.transferring for session in self._sessions)
+        if not self._draining.begun and now >= self._closes_at:
+            self._closes_at = FOREVER
+            self._roll.kick_all()
+        moving = [s.activity.state for s in self._sessions if s.activity.transferring]
         self._accept_again()
-        if self._link.wants_write:
-            self._link.flush()
         self._ledger.settle_owed()
         self._row.add("events_total", self._journal.catch_up())
-        sessions = len(self._sessions)
+        sessions, transfers = len(self._sessions) - self._turned_away, len(moving)
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)
+        self._row.set("downloads", moving.count("download"))
         title = f"worker {self._seat.number} ({sessions} sessions, {transfers} transfers)"
-        if self._draining.begun:
+        if self._draining.begun or self._closed:
             title += " draining"
         if title != self._title:
             self._title = title

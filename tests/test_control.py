@@ -22,9 +22,11 @@ from forkd.messages import (
     decode_answer,
     encode,
 )
+from forkd.peercred import Caller
 from forkd.supervisor.control import CLIENTS_MAX, Asker, ControlServer
 from forkd.supervisor.controlsession import REQUEST_MAX
 from forkd.supervisor.estate import HeldClient
+from forkd.supervisor.rights import Operators
 
 NOBODY = 65534
 
@@ -35,12 +37,18 @@ class Served:
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self.selector = selectors.DefaultSelector()
-        self.server = ControlServer(str(path), self.selector, self.handle, fd)
+        self.noted: list[tuple[Caller, ControlRequest, str]] = []
+        self.fault: Exception | None = None
+        self.server = ControlServer(
+            *(str(path), self.selector, self.handle, lambda *who: self.noted.append(who), fd)
+        )
         self.requests: list[tuple[ControlRequest, Asker]] = []
         self.at_once: dict[str, Any] | None = None
         self.unread: dict[socket.socket, bytearray] = {}
 
     def handle(self, request: ControlRequest, asker: Asker) -> None:
+        if self.fault:
+            raise self.fault
         self.requests.append((request, asker))
         if self.at_once is not None:
             asker.done(self.at_once)
@@ -240,6 +248,79 @@ def test_strangers_are_denied() -> None:
     assert isinstance(answer, Failed)
     assert answer.code == "denied"
     assert served.requests == []
+
+
+OPERATORS = Operators("ops", 4242)
+
+
+def ask_as(served: Served, groups: list[int], *requests: ControlRequest) -> list[object]:
+    """What somebody else, of these groups, is answered."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups(groups)
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(served.path))
+                ask(sock, *requests)
+                with sock.makefile("rb") as lines:
+                    for _ in requests:
+                        os.write(write_end, lines.readline())
+        except OSError as error:
+            os.write(write_end, encode(Failed("os", error.strerror)) + b"\n")
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        served.turn(0.1)
+    with open(read_end, "rb") as answers:
+        return [decode_answer(line) for line in answers if line.strip()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_operators_may_look_and_no_more() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        served = Served(Path(folder) / "s")
+        served.at_once = {"all": "well"}
+        served.server.admit(OPERATORS)
+        status = served.path.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, OPERATORS.gid)
+        looked, refused = ask_as(served, [7, OPERATORS.gid], Status(), Reload())
+        assert looked == Done({"all": "well"})
+        assert isinstance(refused, Failed)
+        assert (refused.code, "may look" in refused.message) == ("denied", True)
+        assert [request for request, _ in served.requests] == [Status()]
+        assert [(type(one), why == "") for _, one, why in served.noted] == [
+            (Status, True),
+            (Reload, False),
+        ]
+        (kept_out,) = ask_as(served, [7], Status())
+        assert kept_out == Failed("os", "Permission denied")
+        os.chmod(served.path, 0o666)  # where the group could not be given, the mode is this
+        (denied,) = ask_as(served, [7], Status())
+        assert isinstance(denied, Failed)
+        assert (denied.code, "the group ops" in denied.message) == ("denied", True)
+        served.server.admit(None)
+        assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+        served.server.close()
+        served.selector.close()
+
+
+def test_who_asks_is_noted_and_a_fault_is_answered(served: Served) -> None:
+    served.fault = RuntimeError("a bug")
+    with served.connect() as sock:
+        ask(sock, Workers(2))
+        with pytest.raises(RuntimeError):
+            wait_for_requests(served, 1)
+        answer = served.answer(sock)
+    assert isinstance(answer, Failed)
+    assert answer.code == "internal"
+    ((caller, request, denied),) = served.noted
+    assert (caller.uid, caller.pid, denied) == (os.getuid(), os.getpid(), "")
+    assert request == Workers(2)
 
 
 def test_the_socket_is_for_its_owner_and_goes_at_the_end(served: Served) -> None:

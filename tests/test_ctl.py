@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from forkd import config as configuration
@@ -31,11 +32,12 @@ from forkd.admin import ask
 from forkd.admin.exits import CtlError, Exit
 from forkd.admin.render import age, flow, printable, table, table_within
 from forkd.admin.site import become_owner
-from forkd.admin.statusview import is_degraded, status_screen
+from forkd.admin.statusview import status_screen
 from forkd.errors import Refusal
 from forkd.limits import file as limitsfile
 from forkd.limits.table import ADDRESS, open_table
 from forkd.quota import open_ledger
+from forkd.reports import Status
 from forkd.supervisor.control import Asker, ControlServer
 
 CONFIG = """
@@ -389,7 +391,10 @@ def test_status_serving(forkctl: Ctl) -> None:
     assert (code, err) == (0, "")
     for said in ("9.8.7", "serving", "1d 01:01:01", "generation 3", "changed on disk", "18,204"):
         assert said in out
-    assert forkctl.json("status") == BODY
+    shown = forkctl.json("status")
+    assert shown == msgspec.to_builtins(msgspec.convert(BODY, Status))
+    assert shown["totals"].items() >= BODY["totals"].items()
+    assert shown["workers"][0].items() >= BODY["workers"][0].items()
 
 
 def test_status_degraded(forkctl: Ctl) -> None:
@@ -400,10 +405,12 @@ def test_status_degraded(forkctl: Ctl) -> None:
 
 
 def test_status_understands_what_an_other_version_leaves_out() -> None:
-    assert is_degraded({})
-    assert "?" in status_screen({}, 0.0, 80)
-    assert not is_degraded({"workers": [{"state": "serving"}], "new": 1})
-    assert "serving" in status_screen({"workers": [{"state": "serving"}]}, 0.0, 80)
+    nothing = msgspec.convert({}, Status)
+    assert nothing.degraded
+    assert "?" in status_screen(nothing, 0.0, 80)
+    little = msgspec.convert({"workers": [{"state": "serving"}], "new": 1}, Status)
+    assert not little.degraded
+    assert "serving" in status_screen(little, 0.0, 80)
 
 
 def test_reload_shows_its_progress(forkctl: Ctl) -> None:
@@ -416,7 +423,12 @@ def test_reload_shows_its_progress(forkctl: Ctl) -> None:
     forkctl.serve(answer)
     assert forkctl("reload") == (0, "checking ... ok\nchanged: nothing\n", "")
     told = forkctl.json("reload")
-    assert told == {"generation": 4, "progress": ["checking ... ok", "changed: nothing"]}
+    assert told == {
+        "generation": 4,
+        "took": 0.0,
+        "notes": [],
+        "progress": ["checking ... ok", "changed: nothing"],
+    }
 
 
 def test_a_refused_reload_tells_every_problem(forkctl: Ctl) -> None:
@@ -500,18 +512,19 @@ def test_sessions_are_listed_and_cannot_steer_the_terminal(forkctl: Ctl) -> None
         "size": 200,
     }
     forkctl.serve(done({"sessions": [session], "silent_workers": 0}))
-    code, out, _ = forkctl("sessions")
+    code, out, _ = forkctl("sessions", "--interval", "0")
     assert code == 0
     assert "25%" in out
     assert r"/a\x1b[2Jb\nc" in out
-    assert out.endswith("1 session\n")
-    assert forkctl.json("sessions") == [session]
+    assert out.endswith("1 session, 1 transfer\n")
+    unknown = dict.fromkeys(("rate_up", "rate_down", "eta")) | {"bytes_up": 0, "bytes_down": 0}
+    assert forkctl.json("sessions", "--interval", "0") == [session | unknown]
 
 
 def test_sessions_that_are_missing_are_told(forkctl: Ctl) -> None:
     forkctl.serve(done({"sessions": [], "silent_workers": 1}))
     code, out, err = forkctl("sessions")
-    assert (code, out) == (4, "0 sessions\n")
+    assert (code, out) == (4, "0 sessions, 0 transfers\n")
     assert "1 worker did not answer" in err
 
 
@@ -519,7 +532,11 @@ def test_kick_and_workers(forkctl: Ctl) -> None:
     def answer(request: messages.ControlRequest, asker: Asker) -> None:
         match request:
             case messages.KickSession(session="a1"):
-                asker.done({"kicked": True})
+                asker.done({"kicked": 1})
+            case messages.KickSessions(user="alice"):
+                asker.done({"kicked": 3})
+            case messages.KickSessions():
+                asker.done({"kicked": 0})
             case messages.Workers(count=3):
                 asker.done({"workers": 3})
             case _:
@@ -528,6 +545,8 @@ def test_kick_and_workers(forkctl: Ctl) -> None:
     forkctl.serve(answer)
     assert forkctl("kick", "a1")[0] == 0
     assert forkctl("kick", "a2") == (1, "", "forkctl: there is no such session (any more)\n")
+    assert forkctl("kick", "--user", "alice") == (0, "3 sessions of alice ended\n", "")
+    assert forkctl("kick", "--user", "bob") == (1, "0 sessions of bob ended\n", "")
     assert forkctl("workers", "3") == (0, "3 workers until the next reload\n", "")
 
 

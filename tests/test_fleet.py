@@ -473,3 +473,34 @@ class FleetMachine(RuleBasedStateMachine):
 
 TestFleetMachine = FleetMachine.TestCase
 TestFleetMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_worker_is_relieved_by_another() -> None:
+    rig = Rig(Spec(2))
+    rig.all_ready()
+    victim = next(m for m in rig.fleet.members.values() if m.slot == 1)
+    key, actions = rig.fleet.relieve(1, rig.now, 5.0)
+    rig.take(actions)
+    assert key == victim.key
+    drained, spawned = actions
+    assert drained == SendDrain(key, 5.0)
+    assert isinstance(spawned, Spawn)
+    assert (spawned.role, spawned.number, spawned.slot) == ("worker", victim.number, 3)
+    assert victim.deadline == rig.now + 5.0 + KILL_GRACE
+    rig.all_ready()
+    assert rig.exit(key, "status 0") == []
+    assert rig.fleet.restarts == {}
+
+
+def test_only_who_serves_in_the_current_generation_is_relieved() -> None:
+    rig = Rig(Spec(1))
+    with pytest.raises(ValueError, match="no worker serves in slot 9"):
+        rig.fleet.relieve(9, rig.now, None)
+    rig.all_ready()
+    rig.reload(Spec(1))
+    rig.all_ready()
+    with pytest.raises(ValueError, match="no worker serves in slot 1"):
+        rig.fleet.relieve(1, rig.now, None)
+    rig.take(rig.fleet.stop(rig.now, 1.0))
+    with pytest.raises(ValueError, match="stopping"):
+        rig.fleet.relieve(2, rig.now, None)

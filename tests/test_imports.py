@@ -51,6 +51,7 @@ HOLDERS = {
     "prometheus_client": {"helpers.metrics", "helpers.exporter"},
     "rich": {"client.", "admin."},
     "setproctitle": {"title"},
+    "shtab": {"admin.completion"},
     "sqlite3": {"accounts.database", "accounts.sqlite"},
     "subprocess": {
         *("helpers.command", "helpers.deliver", "helpers.dispatcher", "helpers.runner"),
@@ -222,7 +223,7 @@ def test_one_door_to_each(module: str) -> None:
 def test_only_declared_dependencies() -> None:
     declared = {
         *("argon2", "cryptography", "msgspec", "prometheus_client"),
-        *("daemon", "lockfile", "rich", "setproctitle"),
+        *("daemon", "lockfile", "rich", "setproctitle", "shtab"),
     }
     used = set().union(*(_third_parties(name) for name in NAMES))
     assert used - set(sys.stdlib_module_names) <= declared

@@ -1,33 +1,21 @@
-"""forkctl bans: the addresses whose log-ins failed.  Works on the limits' file itself."""
+"""forkctl bans: the addresses whose log-ins failed."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from forkd.admin import output, render
+from forkd import reports
+from forkd.admin import output, records, render
 from forkd.admin.exits import CtlError, Exit
-from forkd.admin.site import Site, become_owner
-from forkd.config import Config
+from forkd.admin.results import Lifted
+from forkd.admin.site import Site
 from forkd.limits.policy import read_origin
-from forkd.limits.table import Failing, LimitTable, open_table
 
 
 def bans(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    with _table(site.config()) as table:
-        found = sorted(table.failing(), key=_worst_first)
-    ahead = time.time() - time.monotonic()
-    rows = [
-        {
-            "address": one.origin,
-            "failures": one.failures,
-            "until": None if one.until is None else one.until + ahead,
-        }
-        for one in found
-    ]
-    output.show(site.json, rows, lambda: _screen(found))
+    found = records.bans(site)
+    output.show(site.json, found, lambda: _screen(found, time.time()))
     return Exit.OK
 
 
@@ -39,39 +27,18 @@ def lift(site: Site, address: str) -> int:
         raise CtlError(
             Exit.USAGE, f"{address!r} is no address: write it as forkctl bans shows it"
         ) from None
-    with _table(site.config()) as table:
-        if not table.lift(origin):
-            raise CtlError(Exit.FAILED, f"{origin} is not banned, and no log-in of it failed")
-    output.show(site.json, {"lifted": origin}, lambda: f"{origin} may log in again")
+    if not records.lift(site, origin):
+        raise CtlError(Exit.FAILED, f"{origin} is not banned, and no log-in of it failed")
+    output.show(site.json, Lifted(lifted=origin), lambda: f"{origin} may log in again")
     return Exit.OK
 
 
-@contextmanager
-def _table(config: Config) -> Iterator[LimitTable]:
-    become_owner(config)
-    try:
-        table = open_table(config, 0)
-    except FileNotFoundError as error:
-        raise CtlError(
-            Exit.NOT_RUNNING, f"{error.filename} is not there: forkd has not run yet"
-        ) from None
-    try:
-        yield table
-    finally:
-        table.file.close()
-
-
-def _worst_first(one: Failing) -> tuple[bool, int, str]:
-    return one.until is None, -one.failures, one.origin
-
-
-def _screen(found: list[Failing]) -> str:
+def _screen(found: list[reports.Ban], now: float) -> str:
     if not found:
         return "no address is banned, and no log-in failed lately"
-    now = time.monotonic()
     rows = [
         (
-            one.origin,
+            one.address,
             str(one.failures),
             "-" if one.until is None else render.age(one.until - now + 1),
         )

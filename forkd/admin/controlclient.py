@@ -6,7 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from forkd import messages
 from forkd.admin.exits import CtlError, Exit
 from forkd.messages import ControlAnswer, ControlRequest, Done, Failed, Progress, Status, Stop
 
+T = TypeVar("T")
 QUICK = 10.0
 """Seconds a daemon may take for an answer it has at hand."""
 
@@ -105,8 +106,26 @@ class ControlClient:
                 case Failed():
                     raise RefusedError(answer)
                 case Done():
-                    return answer.body
+                    body: dict[str, Any] = answer.body
+                    return body
         raise AssertionError("ask ends with Done or Failed")
+
+    def get(
+        self,
+        request: ControlRequest,
+        kind: type[T],
+        progress: Callable[[str], None] = ignore,
+        timeout: float | None = QUICK,
+    ) -> T:
+        """The last answer as what it is meant to be.  Raises what `call` raises."""
+        body = self.call(request, progress, timeout)
+        try:
+            return msgspec.convert(body, kind)
+        except msgspec.ValidationError as error:
+            raise BrokenOffError(
+                f"the answer on {self.path} is not understood ({error}); "
+                "is forkd of another version?"
+            ) from None
 
     def stop(self, now: bool, progress: Callable[[str], None] = ignore) -> None:
         """Stop the daemon and wait until its process is gone."""
@@ -142,7 +161,8 @@ class ControlClient:
         except PermissionError:
             connection.close()
             raise CtlError(
-                Exit.CANNOT_TELL, f"no permission for {self.path}; run forkctl as root"
+                Exit.CANNOT_TELL,
+                f"no permission for {self.path}; run forkctl as root (server.operators may look)",
             ) from None
         except (OSError, ValueError) as error:
             connection.close()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from forkd.admin.render import printable
 
 
-def show(as_json: bool, value: Any, text: Callable[[], str]) -> None:
+def show(as_json: bool, value: Struct | Sequence[Struct], text: Callable[[], str]) -> None:
     """The result of a command: `value` as JSON, or what `text` makes of it."""
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(value)).decode())

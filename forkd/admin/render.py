@@ -97,6 +97,11 @@ def moment(seconds: float) -> str:
     return when.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def clock(seconds: float) -> str:
+    """Seconds since 1970 as '06:02:11 UTC'."""
+    return moment(seconds)[11:]
+
+
 def limit(count: int | None) -> str:
     """A limit in bytes."""
     return "unlimited" if count is None else format_bytes(count)

@@ -43,7 +43,7 @@ class Site:
 
         Raises CtlError.
         """
-        path = self._path()
+        path = self.path()
         if path is None:
             return Config()
         try:
@@ -56,7 +56,7 @@ class Site:
         if self.socket_path is not None:
             inside = os.path.isdir(self.socket_path)
             return ControlClient(_socket_in(self.socket_path) if inside else self.socket_path)
-        path = self._path()
+        path = self.path()
         if path is None:
             return ControlClient(_socket_in(configuration.Server().runtime_dir))
         try:
@@ -64,13 +64,14 @@ class Site:
             folder: str | None = configuration.parse(text, path).server.runtime_dir
         except ConfigError as error:
             text, problems = _text_of(path), error.problems
-            folder = runtime_dir_in(text)
+            folder = runtime_dir_in(text) if text else None
         search = _Search(path, text, problems)
         if folder is None:
             return ControlClient(search(_socket_in(configuration.Server().runtime_dir)))
         return ControlClient(_socket_in(folder), search)
 
-    def _path(self) -> str | None:
+    def path(self) -> str | None:
+        """The configuration's file; None for the built-in defaults."""
         chosen = self.config_path or os.environ.get(CONFIG_VARIABLE)
         if chosen:
             return chosen
@@ -112,9 +113,14 @@ def _socket_in(folder: str) -> str:
 
 
 def _text_of(path: str) -> str:
-    """The text of a file that is no good configuration.  Raises CtlError."""
+    """The text of a file that is no good configuration, "" where it is not for us to read.
+
+    Raises CtlError.
+    """
     try:
         return Path(path).read_text(errors="replace")
+    except PermissionError:
+        return ""
     except OSError as error:
         raise CtlError(
             Exit.CANNOT_TELL,
@@ -139,6 +145,21 @@ def _hinted_sockets(text: str) -> list[str]:
     """Where control sockets would be beside the pidfile and the unix listeners of a text."""
     folders = [os.path.dirname(found[1]) for found in _NEIGHBOURS.finditer(text)]
     return [_socket_in(folder) for folder in folders]
+
+
+def is_owner(config: Config) -> bool:
+    """Whether this process may read the files in state_dir, or make them."""
+    folder = config.server.state_dir
+    if os.geteuid() == 0:
+        return True
+    try:
+        return os.stat(folder).st_uid == os.geteuid()
+    except FileNotFoundError:
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        return os.access(folder, os.W_OK)
+    except OSError:
+        return False
 
 
 def become_owner(config: Config) -> None:

@@ -1,18 +1,21 @@
-"""The commands about accounts and their quotas.  They need no running daemon, but tell one."""
+"""The commands about accounts.  Those that change one need no running daemon, but tell one."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from forkd import messages
-from forkd.accounts import ALL_PERMISSIONS, DEFAULT, Account, check_name
-from forkd.admin import ask, output, render
+import msgspec
+
+from forkd import messages, reports
+from forkd.accounts import ALL_PERMISSIONS, DEFAULT, check_name
+from forkd.admin import ask, output, records, render
 from forkd.admin.book import Book, open_book
 from forkd.admin.controlclient import NotRunningError
 from forkd.admin.exits import CtlError, Exit
+from forkd.admin.quota import NOBODY
+from forkd.admin.results import NewAccount, Removed, Secret
 from forkd.admin.site import Site, become_owner
 from forkd.config import PERMISSIONS, Config
 from forkd.units import format_bytes
@@ -31,10 +34,7 @@ def add(site: Site, args: argparse.Namespace) -> int:
             permissions=ALL_PERMISSIONS if args.perms is None else args.perms,
             enabled=not args.disabled,
         )
-        shown = _fields(book, added.account)
     told = _tell(site, args.name)
-    if args.generate:
-        shown["password"] = password
 
     def text() -> str:
         lines = [f"account {args.name} is made"]
@@ -46,7 +46,9 @@ def add(site: Site, args: argparse.Namespace) -> int:
             lines.append(f"password: {password}")
         return "\n".join(lines)
 
-    output.show(site.json, shown, text)
+    (account,) = records.accounts(site, args.name)
+    made = NewAccount(**msgspec.structs.asdict(account), password=password if args.generate else "")
+    output.show(site.json, made, text)
     return told
 
 
@@ -57,7 +59,7 @@ def passwd(site: Site, args: argparse.Namespace) -> int:
     with _book(config) as book:
         book.accounts.set_password(args.name, password)
     told = _tell(site, args.name)
-    shown = {"name": args.name, **({"password": password} if args.generate else {})}
+    shown = Secret(name=args.name, password=password if args.generate else "")
     made = f"\npassword: {password}" if args.generate else ""
     output.show(site.json, shown, lambda: f"the password of {args.name} is changed{made}")
     return told
@@ -69,12 +71,10 @@ def change(site: Site, args: argparse.Namespace) -> int:
             Exit.USAGE, "user set: name a change: --quota, --perms, --enable or --disable"
         )
     with _book(site.config()) as book:
-        account = book.change(
-            args.name, quota=args.quota, permissions=args.perms, enabled=args.enabled
-        )
-        shown = _fields(book, account)
+        book.change(args.name, quota=args.quota, permissions=args.perms, enabled=args.enabled)
     told = _tell(site, args.name)
-    output.show(site.json, shown, lambda: _sheet(shown))
+    (account,) = records.accounts(site, args.name)
+    output.show(site.json, account, lambda: _sheet(account))
     return told
 
 
@@ -94,66 +94,61 @@ def remove(site: Site, args: argparse.Namespace) -> int:
             )
         return f"account {args.name} {fate}"
 
-    shown = {"name": args.name, "home": cleared.home, "files_deleted": cleared.deleted}
+    shown = Removed(name=args.name, home=cleared.home, files_deleted=cleared.deleted)
     output.show(site.json, shown, text)
     return told
 
 
 def show(site: Site, args: argparse.Namespace) -> int:
-    with _book(site.config()) as book:
-        shown = _fields(book, book.one(args.name))
-    output.show(site.json, shown, lambda: _sheet(shown))
+    (account,) = records.accounts(site, args.name)
+    output.show(site.json, account, lambda: _sheet(account))
     return Exit.OK
 
 
 def listing(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    with _book(site.config()) as book:
-        found = [_fields(book, account) for account in book.list()]
+    found = records.accounts(site)
+    output.show(site.json, found, lambda: _list(found))
+    return Exit.OK
+
+
+def users(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
+    found = records.accounts(site)
+    output.show(site.json, found, lambda: _use_table(found))
+    return Exit.OK
+
+
+def _list(found: list[reports.Account]) -> str:
     headings = ("NAME", "ID", "ENABLED", "USED", "LIMIT", "FULL", "HOME", "PERMISSIONS")
     rows = [
         (
-            account["name"],
-            str(account["id"]),
-            _yes(account["enabled"]),
-            *_use(account),
-            account["home"],
+            account.name,
+            str(account.id),
+            _yes(account.enabled),
+            *_space(account),
+            account.home,
             _rights(account),
         )
         for account in found
     ]
-    output.show(
-        site.json,
-        found,
-        lambda: render.table(headings, rows, "ID USED LIMIT FULL") if rows else _NOBODY,
-    )
-    return Exit.OK
+    return render.table(headings, rows, "ID USED LIMIT FULL") if rows else NOBODY
 
 
-def quota(site: Site, args: argparse.Namespace) -> int:
-    with _book(site.config()) as book:
-        accounts = book.list() if args.name is None else iter([book.one(args.name)])
-        found = [
-            {key: fields[key] for key in ("name", "used", "reserved", "limit", "quota")}
-            for fields in (_fields(book, account) for account in accounts)
-        ]
-    headings = ("NAME", "USED", "LIMIT", "FULL", "RESERVED")
+def _use_table(found: list[reports.Account]) -> str:
+    """Who is here, and what could keep somebody away: those who are here first."""
+    headings = ("USER", "SESSIONS", "MOST", "USED", "LIMIT", "FULL", "FAILED", "ENABLED")
     rows = [
-        (account["name"], *_use(account), format_bytes(account["reserved"])) for account in found
+        (
+            account.name,
+            str(account.sessions),
+            "-" if account.sessions_limit is None else str(account.sessions_limit),
+            *_space(account),
+            str(account.failed),
+            _yes(account.enabled),
+        )
+        for account in sorted(found, key=lambda one: (-one.sessions, one.name))
     ]
-    output.show(
-        site.json,
-        found,
-        lambda: (
-            f"{render.table(headings, rows, 'USED LIMIT FULL RESERVED')}\n{_LEGEND}"
-            if rows
-            else _NOBODY
-        ),
-    )
-    return Exit.OK
-
-
-_LEGEND = "USED includes RESERVED, the whole sizes of the uploads under way"
-_NOBODY = "there are no accounts; make one with forkctl user add NAME"
+    shown = render.table(headings, rows, "SESSIONS MOST USED LIMIT FULL FAILED")
+    return shown if rows else NOBODY
 
 
 @contextmanager
@@ -186,51 +181,38 @@ def _tell(site: Site, name: str) -> int:
     return Exit.OK
 
 
-def _fields(book: Book, account: Account) -> dict[str, Any]:
-    """An account for programs: bytes, seconds since 1970."""
-    usage = book.usage(account)
-    return {
-        "name": account.name,
-        "id": account.id,
-        "home": account.home,
-        "enabled": account.enabled,
-        "permissions": [name for name in PERMISSIONS if name in account.permissions],
-        "quota": int(account.quota) if isinstance(account.quota, int) else account.quota,
-        "limit": usage.limit,
-        "used": usage.used,
-        "reserved": usage.reserved,
-        "created": account.created,
-        "password_changed": account.password_changed,
-    }
-
-
-def _sheet(account: dict[str, Any]) -> str:
-    used, limit, full = _use(account)
-    source = "" if account["quota"] != DEFAULT else " (the default)"
+def _sheet(account: reports.Account) -> str:
+    used, limit, full = _space(account)
+    source = "" if account.quota != DEFAULT else " (the default)"
+    most = "" if account.sessions_limit is None else f" of {account.sessions_limit}"
     return render.pairs(
         [
-            ("name", account["name"]),
-            ("id", str(account["id"])),
-            ("home", account["home"]),
-            ("enabled", _yes(account["enabled"])),
+            ("name", account.name),
+            ("id", str(account.id)),
+            ("home", account.home),
+            ("enabled", _yes(account.enabled)),
             ("permissions", _rights(account)),
             ("limit", limit + source),
-            ("used", f"{used} ({account['used']} bytes), {full}"),
-            ("reserved", f"{format_bytes(account['reserved'])} of it, for uploads under way"),
-            ("created", render.moment(account["created"])),
-            ("password", f"changed {render.moment(account['password_changed'])}"),
+            ("used", f"{used} ({account.used} bytes), {full}"),
+            ("reserved", f"{format_bytes(account.reserved)} of it, for uploads under way"),
+            ("sessions", f"{account.sessions}{most}"),
+            ("failed", f"{account.failed} log-ins lately"),
+            ("created", render.moment(account.created)),
+            ("password", f"changed {render.moment(account.password_changed)}"),
         ]
     )
 
 
-def _use(account: dict[str, Any]) -> tuple[str, str, str]:
-    limit: int | None = account["limit"]
-    used: int = account["used"]
-    return format_bytes(used), render.limit(limit), render.share(used, limit)
+def _space(account: reports.Account) -> tuple[str, str, str]:
+    return (
+        format_bytes(account.used),
+        render.limit(account.limit),
+        render.share(account.used, account.limit),
+    )
 
 
-def _rights(account: dict[str, Any]) -> str:
-    chosen: list[str] = account["permissions"]
+def _rights(account: reports.Account) -> str:
+    chosen = account.permissions
     return "all" if len(chosen) == len(PERMISSIONS) else ",".join(chosen) or "none"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from forkd import __version__
 from forkd.client import exits
@@ -19,6 +20,9 @@ from forkd.client.arguments import (
     connection_options,
     mixed,
 )
+
+if TYPE_CHECKING:
+    _Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _ADDRESSES = """\
 addresses:
@@ -110,7 +114,23 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The names of the commands; `command_parser` knows the arguments of each."""
+    parser, commands = _program()
+    for name, (text, _) in _COMMANDS.items():
+        commands.add_parser(name, help=text, formatter_class=HelpFormatter)
+    return parser
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """With the arguments of all commands, for who reads the grammar itself: shells, manuals."""
+    parser, commands = _program()
+    for name, (text, add) in _COMMANDS.items():
+        shared = [connection_options()]
+        add(commands.add_parser(name, help=text, description=text, parents=shared))
+    return parser
+
+
+def _program() -> tuple[argparse.ArgumentParser, _Subparsers]:
     parser = argparse.ArgumentParser(
         prog="forkc",
         allow_abbrev=False,
@@ -119,10 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"forkc {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (text, _) in _COMMANDS.items():
-        commands.add_parser(name, help=text, formatter_class=HelpFormatter)
-    return parser
+    return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:

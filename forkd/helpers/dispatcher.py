@@ -26,7 +26,7 @@ from forkd.events.records import Intent
 from forkd.helpers.deliver import Target, Try
 from forkd.link import Link
 from forkd.log import Log, open_log
-from forkd.messages import Drain, Ready
+from forkd.messages import Drain, Ready, SetLogLevel
 from forkd.scoreboard import DISPATCHER_ROW, Row
 from forkd.seat import ChildSeat
 from forkd.storage import sidecar
@@ -48,14 +48,14 @@ def main(seat: ChildSeat) -> int:
     link.send(Ready())
     folder = files.folder_of(seat.config)
     lock = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if _hold(lock, link):
+    if _hold(lock, link, log):
         row = seat.board.rows[DISPATCHER_ROW]
         row.take_seat(os.getpid(), seat.generation, int(time.time() * 1000))
         Dispatcher(seat.config, folder, row, link, log).serve()
     return 0
 
 
-def _hold(lock: int, link: Link) -> bool:
+def _hold(lock: int, link: Link, log: Log) -> bool:
     """Wait for a predecessor to leave; False when it is us who must leave first."""
     while True:
         try:
@@ -63,12 +63,15 @@ def _hold(lock: int, link: Link) -> bool:
             return True
         except BlockingIOError:
             time.sleep(_TURN)
-        if _told_to_leave(link):
+        if _told_to_leave(link, log):
             return False
 
 
-def _told_to_leave(link: Link) -> bool:
+def _told_to_leave(link: Link, log: Log) -> bool:
     told = link.receive()
+    for message in told:
+        if isinstance(message, SetLogLevel):
+            log.set_level(message.level)
     return bool(link.eof or link.fault or any(isinstance(message, Drain) for message in told))
 
 
@@ -103,7 +106,7 @@ class Dispatcher:
     def serve(self) -> None:
         """Returns when told to leave."""
         next_look = 0.0
-        while not _told_to_leave(self._link):
+        while not _told_to_leave(self._link, self._log):
             now = time.monotonic()
             look = now >= next_look
             if look:

@@ -32,7 +32,7 @@ from forkd.limits.file import LimitsFile, limits_path
 from forkd.link import Link
 from forkd.listen import parse_listen
 from forkd.log import Log, open_log
-from forkd.messages import Drain, Ready
+from forkd.messages import Drain, Ready, SetLogLevel
 from forkd.scoreboard import State
 from forkd.seat import ChildSeat
 from forkd.title import set_title
@@ -52,7 +52,7 @@ def main(seat: ChildSeat) -> int:
     set_title("exporter")
     link = Link(seat.link)
     link.send(Ready())
-    _watch(link, offer, listener)
+    _watch(link, offer, listener, log)
     server.shutdown()
     server.server_close()
     offer.withdraw()
@@ -67,7 +67,7 @@ def _listener(text: str, path: str) -> socket.socket:
         raise StartError(f"metrics.listen: {error}") from None
 
 
-def _watch(link: Link, offer: Offer, listener: socket.socket) -> None:
+def _watch(link: Link, offer: Offer, listener: socket.socket, log: Log) -> None:
     """Hand the listener to who asks for it, until it is time to leave."""
     poll = select.poll()
     poll.register(link, select.POLLIN)
@@ -77,6 +77,9 @@ def _watch(link: Link, offer: Offer, listener: socket.socket) -> None:
         if offer.listener.fileno() in ready:
             offer.answer(listener)
         told = link.receive()
+        for message in told:
+            if isinstance(message, SetLogLevel):
+                log.set_level(message.level)
         if link.eof or link.fault or any(isinstance(message, Drain) for message in told):
             return
 

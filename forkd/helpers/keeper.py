@@ -17,6 +17,7 @@ from forkd import messages
 from forkd.config import Config
 from forkd.errors import Refusal
 from forkd.events.files import folder_of, undecided
+from forkd.helpers.informant import Informant
 from forkd.helpers.reaper import open_staging, reap
 from forkd.helpers.verifier import Verifier
 from forkd.ledger.file import LedgerFile, locked_slots
@@ -33,6 +34,8 @@ from forkd.title import set_title
 
 _SWEEP_SECONDS = 30.0
 _SLOT_PAUSE = 0.05
+_UNREAD_PAUSE = 10
+"""Milliseconds to wait for a master who does not read as fast as we tell."""
 _LEFT_BEHIND_SECONDS = 3600.0
 """Between two renames of a process no object of it is without a lease for that long."""
 
@@ -84,6 +87,7 @@ class Keeper:
         self._log = log
         self._mailbox = Mailbox()
         self._verifier = Verifier(config, file, log, self._mailbox, self._answer)
+        self._informant = Informant(config, file, limits, log, self._mailbox, link.send)
         self._to_reap: set[int] = set()
         self._sweep_pause = min(_SWEEP_SECONDS, max(1.0, config.storage.partial_expiry / 2))
 
@@ -109,7 +113,7 @@ class Keeper:
                 self._sweep_all()
                 self._verifier.look_for_work()
                 next_sweep = time.monotonic() + self._sweep_pause
-            poll.poll(200 if self._to_reap else 1000)
+            poll.poll(self._patience())
             self._mailbox.deliver()
             for message in self._link.receive():
                 if isinstance(message, messages.Drain):
@@ -119,10 +123,20 @@ class Keeper:
                     next_sweep = 0.0
                 if isinstance(message, messages.Verify):
                     self._verifier.submit(message)
+                if isinstance(message, messages.Inform):
+                    self._informant.submit(message)
+                if isinstance(message, messages.SetLogLevel):
+                    self._log.set_level(message.level)
             if self._link.eof or self._link.fault:
                 return
             if self._link.wants_write:
                 self._link.flush()
+
+    def _patience(self) -> int:
+        """Milliseconds."""
+        if self._link.wants_write:
+            return _UNREAD_PAUSE
+        return 200 if self._to_reap else 1000
 
     def _reap_waiting(self) -> None:
         for slot in sorted(self._to_reap):

@@ -32,7 +32,7 @@ from forkd.helpers.command import Run, spawn
 from forkd.helpers.runclient import RunRefused, RunStatus
 from forkd.link import Link
 from forkd.log import Log, open_log
-from forkd.messages import Drain, Ready
+from forkd.messages import Drain, Ready, SetLogLevel
 from forkd.peercred import is_trusted
 from forkd.seat import ChildSeat
 from forkd.title import set_title
@@ -130,6 +130,8 @@ class Runner:
     def _hear(self) -> None:
         told = self._link.receive()
         for message in told:
+            if isinstance(message, SetLogLevel):
+                self._log.set_level(message.level)
             if isinstance(message, Drain):
                 self._leave()
                 if message.timeout is not None:

@@ -83,6 +83,16 @@ class LimitTable:
             cell = self.file.find(spot)
             return 0 if cell is None else self.file.sessions(cell)
 
+    def noted(self, key: str) -> tuple[int, int]:
+        """(sessions in all workers, failed log-ins that count).  Raises Refusal."""
+        spot, now = self.file.spot(key), time.monotonic_ns()
+        with self._locked(spot):
+            cell = self.file.find(spot)
+            if cell is None:
+                return 0, 0
+            failures = policy.recent(self.file.history(cell), now, self._window)
+            return self.file.sessions(cell), failures
+
     # bandwidth
 
     def claim(self, seat: Seat, direction: int, size: int, rate: int) -> float:

@@ -112,6 +112,9 @@ class Activity:
     size: int = 0
     tls: str = ""
     transferring: bool = False
+    bytes_up: int = 0
+    bytes_down: int = 0
+    """Content of all its files."""
 
 
 @dataclass(slots=True, eq=False)
@@ -151,4 +154,6 @@ class Session:
             path=now.path,
             moved=now.moved,
             size=now.size,
+            bytes_up=now.bytes_up,
+            bytes_down=now.bytes_down,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from forkd.log import Log
 from forkd.messages import Drain
@@ -14,6 +14,7 @@ from forkd.seat import ChildSeat
 from forkd.supervisor.changeover import Changeover
 from forkd.supervisor.children import Children
 from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.orders import Orders
 from forkd.supervisor.roster import (
     Action,
     Crashed,
@@ -25,6 +26,7 @@ from forkd.supervisor.roster import (
     Spawn,
     label,
 )
+from forkd.supervisor.vitals import Vitals
 from forkd.supervisor.world import World
 
 
@@ -36,15 +38,22 @@ class Acts:
         fleet: Fleet,
         children: Children,
         changeover: Changeover,
+        orders: Orders,
+        vitals: Vitals,
         board: Scoreboard,
         log: Log,
+        settled: Callable[[], None],
     ) -> None:
+        """`settled` hears of each new generation that serves."""
         self.finished = False
         self._fleet = fleet
         self._children = children
         self._changeover = changeover
+        self._orders = orders
+        self._vitals = vitals
         self._board = board
         self._log = log
+        self._settled = settled
 
     def perform(self, actions: Iterable[Action]) -> None:
         """Carry them out, and what follows from that."""
@@ -56,9 +65,11 @@ class Acts:
         """Start a child; without `spawn`, one that is no member.  Raises OSError."""
         served = world.listeners if role == "worker" else ()
         place = (spawn.slot, spawn.number, spawn.generation) if spawn else (0, 0, 0)
+        orders = self._orders
+        config = orders.config_for(place[2], world.config)
 
         def make_seat(link: socket.socket) -> ChildSeat:
-            return ChildSeat(role, *place, world.config, self._board, link, served)
+            return ChildSeat(role, *place, config, self._board, link, served, orders.closed)
 
         self._children.fork(key, make_seat)
 
@@ -74,6 +85,7 @@ class Acts:
                 self._children.kill(key)
             case Crashed():
                 row.add("restarts_total")
+                self._vitals.deaths[action.role, action.number] = action.reason
                 self._log.error(
                     "died",
                     process=label((action.role, action.number)),
@@ -85,6 +97,7 @@ class Acts:
                 row.set("generation", action.generation)
                 row.set("state", State.SERVING)
                 self._changeover.settled()
+                self._settled()
             case Settled(failure=failure):
                 self._changeover.failed(failure)
             case Retired(generation=generation):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from forkd import __version__
+from forkd import __version__, reports
 from forkd.config import Config
 from forkd.errors import ConfigError, StartError
 from forkd.log import Log
@@ -114,7 +114,7 @@ class Changeover:
         source = running.config.source
         mtime = file_mtime(source)
         try:
-            checked = preflight.load(source) if source else Checked(Config(), [])
+            checked = _read(source)
         except ConfigError as error:
             self.refuse(asker, begun, "bad-config", error.problems)
             return
@@ -122,6 +122,28 @@ class Changeover:
         world = World(effective(running.config, checked.config), (), time.time(), mtime)
         notes = summary(running.config, checked.config)
         self._begin(Change(world, asker, begun, notes), checked.warnings)
+
+    def check(self) -> reports.Checked:
+        """Would a reload be accepted?  Addresses are bound for a moment; nothing changes.
+
+        Raises ValueError while that cannot be told.
+        """
+        if self.busy:
+            raise ValueError(f"{self.obstacle}; try again")
+        running = self.world
+        source = running.config.source
+        try:
+            checked = _read(source)
+            wanted = effective(running.config, checked.config)
+            opened = self._listeners.open(wanted.listen.addresses, wanted.listen.backlog)
+        except ConfigError as error:
+            return reports.Checked(config=source, problems=error.problems)
+        except StartError as error:
+            return reports.Checked(config=source, problems=[str(error)])
+        self._listeners.discard(opened)
+        notes = summary(running.config, checked.config) + self._listeners.skipped
+        notes += [f"warning: {warning}" for warning in checked.warnings]
+        return reports.Checked(config=source, notes=notes)
 
     def resume(self, serving: int, world: World, last: LastReload | None) -> None:
         """Know what an earlier version of this program left serving."""
@@ -185,7 +207,9 @@ class Changeover:
         self._log.info("serving", generation=change.generation, took=round(took, 3))
         for line in (told, *change.notes):
             change.asker.progress(line)
-        change.asker.done({"generation": change.generation, "took": took, "notes": change.notes})
+        change.asker.done(
+            reports.Reloaded(generation=change.generation, took=took, notes=change.notes)
+        )
 
     def failed(self, failure: str) -> None:
         """The new generation was given up."""
@@ -251,6 +275,11 @@ class Changeover:
             name = f"generation {generation}" if generation > 0 else "given up"
             parts.append(f"{name}: {told}")
         return "; ".join(parts)
+
+
+def _read(source: str) -> Checked:
+    """The configuration as it is on the disk now.  Raises ConfigError."""
+    return preflight.load(source) if source else Checked(Config(), [])
 
 
 def _workers(members: list[Member]) -> str:

@@ -1,7 +1,8 @@
 """The control socket: who may speak, one request a line, answers a line each.
 
 Rules
-  1. Only root and the daemon's own user are heard (SO_PEERCRED, unix(7)); others are told `denied`.
+  1. Who may ask for what is decided by the kernel's word on who connected (rights.py); others are
+     told `denied`.
   2. Nothing here blocks, and everything has a bound: clients, a request's bytes, the bytes of
      answers that nobody reads.
   3. A client has one request under way at a time; what it sends meanwhile waits.
@@ -10,17 +11,17 @@ Rules
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from forkd.errors import StartError
 from forkd.messages import ControlRequest
-from forkd.peercred import is_trusted
+from forkd.peercred import Caller, caller_of
 from forkd.supervisor.controlsession import ControlSession
+from forkd.supervisor.controlsocket import ControlSocket
 from forkd.supervisor.estate import HeldClient
+from forkd.supervisor.rights import DENIED, Operators, refusal
 
 CLIENTS_MAX = 32
 
@@ -30,7 +31,8 @@ class Asker(Protocol):
 
     def progress(self, line: str) -> None: ...
 
-    def done(self, body: dict[str, Any]) -> None: ...
+    def done(self, body: Any) -> None:
+        """`body` is one of reports.py, or a dict."""
 
     def failed(self, code: str, message: str) -> None: ...
 
@@ -40,12 +42,18 @@ class Nobody:
 
     def progress(self, line: str) -> None: ...
 
-    def done(self, body: dict[str, Any]) -> None: ...
+    def done(self, body: Any) -> None: ...
 
     def failed(self, code: str, message: str) -> None: ...
 
 
 Handler = Callable[[ControlRequest, Asker], None]
+Note = Callable[[Caller, ControlRequest, str], None]
+"""Hears of every request: "" where it is carried out, else why it is refused."""
+
+
+def forget(caller: Caller, request: ControlRequest, denied: str) -> None:
+    """Where nobody wants to know."""
 
 
 class ControlServer:
@@ -55,31 +63,37 @@ class ControlServer:
     """
 
     def __init__(
-        self, path: str, selector: selectors.BaseSelector, handle: Handler, fd: int = -1
+        self,
+        path: str,
+        selector: selectors.BaseSelector,
+        handle: Handler,
+        note: Note = forget,
+        fd: int = -1,
     ) -> None:
         """`fd`: the socket listens at `path` already.  Raises StartError."""
-        self.path = path
         self._selector = selector
         self._handle = handle
+        self._note = note
+        self._operators: Operators | None = None
         self._clients: set[ControlSession] = set()
-        self._socket = _listen(path) if fd < 0 else socket.socket(fileno=fd)
-        self._file = _identity(path)
-        selector.register(self._socket, selectors.EVENT_READ, self._accept)
+        self._listener = ControlSocket(path, CLIENTS_MAX, fd)
+        self.path = path
+        selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
+
+    def admit(self, group: Operators | None) -> None:
+        """From now on this group may look.  Raises OSError."""
+        self._operators = group
+        self._listener.admit(group)
 
     def close(self) -> None:
         """Give unread answers a last chance, close all, remove the file if it is still ours."""
         for client in list(self._clients):
             client.linger()
-        self._selector.unregister(self._socket)
-        self._socket.close()
-        try:
-            if self._file and _identity(self.path) == self._file:
-                os.unlink(self.path)
-        except OSError:
-            pass
+        self._selector.unregister(self._listener.socket)
+        self._listener.close()
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._listener.socket.fileno()
 
     def hand_over(self, kept: Asker, code: str, message: str) -> tuple[HeldClient, ...]:
         """The connections, of which only `kept` waits for an answer; the others are refused."""
@@ -94,8 +108,11 @@ class ControlServer:
         for held in clients:
             sock = socket.socket(fileno=held.fd)
             sock.setblocking(False)
-            forget = self._clients.discard
-            client = ControlSession(sock, self._selector, self._handle, forget, held)
+            try:
+                client = self._session(sock, caller_of(sock), held)
+            except OSError:
+                sock.close()
+                continue
             self._clients.add(client)
             if held.asking:
                 asker = client
@@ -108,53 +125,46 @@ class ControlServer:
 
     def release(self) -> None:
         """For a child: close the descriptors, touch neither selector nor file."""
-        self._socket.close()
+        self._listener.socket.close()
         for client in self._clients:
             client.socket.close()
 
     def _accept(self, _mask: int) -> None:
         try:
-            sock, _ = self._socket.accept()
+            sock, _ = self._listener.socket.accept()
         except OSError:
             return  # it went away again, or no descriptor is left: it will be tried anew
         sock.setblocking(False)
-        client = ControlSession(sock, self._selector, self._handle, self._clients.discard)
-        if not is_trusted(sock):
-            client.refuse("denied", "only root and the daemon's own user may steer forkd")
+        try:
+            caller = caller_of(sock)
+        except OSError:
+            sock.close()
+            return
+        client = self._session(sock, caller)
+        if denied := refusal(caller, None, self._operators):
+            client.refuse(DENIED, denied)
         elif len(self._clients) >= CLIENTS_MAX:
             client.refuse("busy", f"{CLIENTS_MAX} control clients are connected already")
         else:
             self._clients.add(client)
             client.begin()
 
+    def _session(
+        self, sock: socket.socket, caller: Caller, held: HeldClient | None = None
+    ) -> ControlSession:
+        def serve(request: ControlRequest, asker: ControlSession) -> None:
+            self._serve(caller, request, asker)
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file is there; None: it was taken away."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return ControlSession(sock, self._selector, serve, self._clients.discard, held)
 
-
-def _listen(path: str) -> socket.socket:
-    """The daemon's lock says that nobody else serves here, so what is in the way is stale."""
-    sock = socket.socket(
-        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    )
-    try:
+    def _serve(self, caller: Caller, request: ControlRequest, asker: Asker) -> None:
+        denied = refusal(caller, request, self._operators)
         try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        before = os.umask(0o177)
-        try:
-            sock.bind(path)
-        finally:
-            os.umask(before)
-        sock.listen(CLIENTS_MAX)
-        return sock
-    except OSError as error:
-        sock.close()
-        reason = error.strerror or str(error)
-        raise StartError(f"control socket {path}: {reason}") from None
+            self._note(caller, request, denied)
+            if denied:
+                asker.failed(DENIED, denied)
+                return
+            self._handle(request, asker)
+        except Exception:
+            asker.failed("internal", "forkd could not carry that out; its log tells why")
+            raise

@@ -59,7 +59,7 @@ class ControlSession:
     def progress(self, line: str) -> None:
         self._answer(Progress(line))
 
-    def done(self, body: dict[str, Any]) -> None:
+    def done(self, body: Any) -> None:
         self._finish(Done(body))
 
     def failed(self, code: str, message: str) -> None:

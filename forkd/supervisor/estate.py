@@ -20,6 +20,7 @@ from msgspec import Struct
 from forkd.errors import StartError
 from forkd.listen import ListenAddress
 from forkd.supervisor.fleet import Fleet
+from forkd.supervisor.orders import Orders
 from forkd.supervisor.world import LastReload
 
 FORMAT = 1
@@ -93,6 +94,7 @@ class Estate(Struct, frozen=True):
     listeners: tuple[HeldListener, ...] = ()
     locks: tuple[HeldLock, ...] = ()
     detached: bool = False
+    orders: Orders = msgspec.field(default_factory=Orders)
     control: int = -1
     clients: tuple[HeldClient, ...] = ()
 

@@ -72,6 +72,19 @@ class Fleet(FleetState):
         self.respawn.keep(set(self.posts(self.current)))
         return self._reconcile(now)
 
+    def relieve(self, slot: int, now: float, timeout: float | None) -> tuple[int, list[Action]]:
+        """The worker in this slot leaves, another one takes its post at once; its key.
+
+        Raises ValueError as `begin` does, and where nobody of the current generation serves there.
+        """
+        if self.stopping:
+            raise ValueError("the daemon is stopping")
+        for member in self.members.values():
+            if member.slot == slot and member.holds and self.wanted(member):
+                self.check_slots(1)
+                return member.key, drain(member, now, timeout) + self._reconcile(now)
+        raise ValueError(f"no worker serves in slot {slot}")
+
     def stop(self, now: float, timeout: float) -> list[Action]:
         """Drain everybody within `timeout` seconds, workers before helpers; repeat to hasten."""
         actions: list[Action] = []

@@ -100,11 +100,18 @@ def _people(config: Config) -> Iterator[Flaw]:
             pwd.getpwnam(config.server.user)
         except KeyError:
             yield Flaw("server.user", f"there is no user {config.server.user!r}")
-    if config.server.group:
-        try:
-            grp.getgrnam(config.server.group)
-        except KeyError:
-            yield Flaw("server.group", f"there is no group {config.server.group!r}")
+    for key in ("group", "operators"):
+        name = getattr(config.server, key)
+        if name and not _is_group(name):
+            yield Flaw(f"server.{key}", f"there is no group {name!r}")
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _folders(config: Config) -> dict[str, str]:

@@ -53,7 +53,7 @@ class FirstAsker:
     def progress(self, line: str) -> None:
         """The log tells the same."""
 
-    def done(self, body: dict[str, Any]) -> None:  # noqa: ARG002
+    def done(self, body: Any) -> None:  # noqa: ARG002
         self._on_ready()
 
     def failed(self, code: str, message: str) -> None:  # noqa: ARG002

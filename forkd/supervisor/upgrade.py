@@ -32,6 +32,7 @@ from forkd.supervisor.control import Asker, ControlServer
 from forkd.supervisor.estate import Estate, HeldChild, HeldLock, Settings
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.mastersetup import Setup
+from forkd.supervisor.orders import Orders
 from forkd.supervisor.reload import kept
 from forkd.supervisor.requests import Requests
 from forkd.supervisor.service import Service
@@ -56,6 +57,7 @@ class Holdings:
     acts: Acts
     changeover: Changeover
     requests: Requests
+    orders: Orders
     control: ControlServer
     signals: SignalPipe
     service: Service
@@ -179,6 +181,7 @@ class Upgrade:
             listeners=have.setup.listeners.held(),
             locks=tuple(HeldLock(lock.path, lock.fileno()) for lock in have.setup.locks),
             detached=have.setup.detached,
+            orders=have.orders,
             **more,
         )
 

@@ -144,6 +144,9 @@ def test_status_tells_the_truth(daemon):
         "connections": 2,
         "sessions_now": 2,
         "transfers_now": 0,
+        "downloads_now": 0,
+        "uploads_now": 0,
+        "logins": 1,
         "logins_failed": 1,
         "restarts": 0,
     }

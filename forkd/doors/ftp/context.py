@@ -128,9 +128,11 @@ class Context:
         """Bring what jobs have moved to the scoreboard; on the loop's thread."""
         if self.moved_up:
             self.core.row.add("bytes_total:ftp:up", self.moved_up)
+            self.activity.bytes_up += self.moved_up
             self.moved_up = 0
         if self.moved_down:
             self.core.row.add("bytes_total:ftp:down", self.moved_down)
+            self.activity.bytes_down += self.moved_down
             self.moved_down = 0
 
 
