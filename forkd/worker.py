@@ -356,8 +356,9 @@ class Worker:
             return
         self._closed = True
         self._closes_at = FOREVER if timeout is None else time.monotonic() + timeout
-        self._row.set("state", State.DRAINING)
         self._roll.drain()
+        self._show_load()
+        self._row.set("state", State.DRAINING)  # from now on the counts only fall
 
     def _open_doors(self) -> None:
         if self._draining.begun:
@@ -402,10 +403,14 @@ class Worker:
         if not self._draining.begun and now >= self._closes_at:
             self._closes_at = FOREVER
             self._roll.kick_all()
-        moving = [s.activity.state for s in self._sessions if s.activity.transferring]
         self._accept_again()
         self._ledger.settle_owed()
         self._row.add("events_total", self._journal.catch_up())
+        self._show_load()
+
+    def _show_load(self) -> None:
+        """What is under way, on the scoreboard and in the title."""
+        moving = [s.activity.state for s in self._sessions if s.activity.transferring]
         sessions, transfers = len(self._sessions) - self._turned_away, len(moving)
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)

@@ -31,6 +31,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.now = 50.0
+        self.heard = True
         self.sessions = {1: 3, 2: 3}
         self.sent: list[tuple[int, LinkMessage]] = []
         self.orders = Orders()
@@ -41,7 +42,8 @@ class Rig:
 
     def load(self, keys: Iterable[int]) -> Load:
         known = [key for key in keys if key in self.sessions]
-        return Load(len(known), sum(self.sessions[key] for key in known), 1)
+        sessions = sum(self.sessions[key] for key in known)
+        return Load(len(known), sessions, 1, closed=self.heard)
 
     def send(self, key: int, message: LinkMessage) -> None:
         self.sent.append((key, message))
@@ -74,6 +76,18 @@ def test_draining_is_told_until_nobody_is_left() -> None:
     assert asker.body == reports.Drained(sessions=6, took=3 * EVERY)
     assert rig.drainage.wake_at() is None
     assert rig.orders.closed
+
+
+def test_a_count_is_believed_once_the_workers_have_heard() -> None:
+    """A session that has just come is not on the scoreboard yet."""
+    rig, asker = Rig(), Asker()
+    rig.sessions, rig.heard = {1: 0, 2: 0}, False
+    rig.drainage.close(None, asker)
+    rig.later()
+    assert asker.body is None
+    rig.heard = True
+    rig.later()
+    assert asker.body == reports.Drained(sessions=0, took=2 * EVERY)
 
 
 def test_undrain_ends_the_waiting() -> None:

@@ -489,7 +489,7 @@ def test_a_worker_is_relieved_by_another() -> None:
     assert victim.deadline == rig.now + 5.0 + KILL_GRACE
     rig.all_ready()
     assert rig.exit(key, "status 0") == []
-    assert rig.fleet.restarts == {}
+    assert rig.fleet.respawn.restarts == {}
 
 
 def test_only_who_serves_in_the_current_generation_is_relieved() -> None:

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Any] = {
     "transfers": list[results.Session],
     "kick": reports.Kicked,
     "reload": results.Reload,
+    "upgrade": results.Reload,
     "check": results.Check,
     "drain": reports.Drained,
     "undrain": reports.Serving,

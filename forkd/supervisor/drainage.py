@@ -22,11 +22,12 @@ EVERY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is under way in some workers."""
+    """What is under way in some workers; `closed`: none of them takes anything new any more."""
 
     workers: int
     sessions: int
     transfers: int
+    closed: bool
 
 
 class Workers(Protocol):
@@ -114,7 +115,7 @@ class Drainage:
         self._next = now + EVERY
         for wait in list(self._waits):
             load = self._workers.load(self._workers.workers() if wait.keys is None else wait.keys)
-            if wait.keys is None and not load.sessions:
+            if wait.keys is None and load.closed and not load.sessions:
                 self._done(wait)
             else:
                 self._tell(wait, load)
@@ -124,7 +125,7 @@ class Drainage:
 
     def _wait(self, wait: Wait, load: Load) -> None:
         self._waits.append(wait)
-        self._next = wait.begun + EVERY / 4  # the scoreboard's counts are of the last second
+        self._next = wait.begun + EVERY / 4
         self._tell(wait, load)
 
     def _tell(self, wait: Wait, load: Load) -> None:

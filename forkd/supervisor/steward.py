@@ -12,7 +12,7 @@ from forkd import reports
 from forkd.log import Log
 from forkd.messages import LOOKING, ControlRequest, LinkMessage, LogLevel, SetLogLevel
 from forkd.peercred import Caller, user_name
-from forkd.scoreboard import Scoreboard
+from forkd.scoreboard import Scoreboard, State
 from forkd.supervisor.changeover import Changeover
 from forkd.supervisor.children import Children
 from forkd.supervisor.control import Asker
@@ -112,7 +112,8 @@ class Steward:
             sum(self._board.rows[m.slot].get(name) for m in members)
             for name in ("sessions", "transfers")
         )
-        return Load(len(members), sessions, transfers)
+        states = {self._board.rows[m.slot].get("state") for m in members}
+        return Load(len(members), sessions, transfers, closed=states <= {State.DRAINING})
 
     def serving(self, role: str) -> list[int]:
         states = (MemberState.READY,) if role == "keeper" else ACTIVE

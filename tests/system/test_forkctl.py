@@ -213,6 +213,27 @@ def page_of(daemon: Daemon) -> tuple[int, str]:
     return int(head.split()[1]), body.decode()
 
 
+def test_drain_waits_for_who_came_a_moment_ago(daemon):
+    """The counts on the scoreboard are up to a second old."""
+    for _ in range(3):
+        up = daemon.log_in()
+        ident, _ = up.begin("f", 2 * MIB, tag="t")
+        drain = subprocess.Popen([BIN / "forkctl", "-c", daemon.config, "drain"])
+        try:
+            wait_for(lambda: daemon.status()["state"] == "drained")
+            wait_for(lambda: len(daemon.workers("draining")) == 2)
+            time.sleep(0.5)
+            assert drain.poll() is None
+            up.data(ident, bytes(2 * MIB), last=True)
+            assert up.answer(ident)[0]["size"] == 2 * MIB
+            up.close()
+            assert drain.wait(60) == 0
+        finally:
+            drain.kill()
+            drain.wait()
+        assert daemon.ctl("undrain").returncode == 0
+
+
 def test_ftp_clients_are_told_too(folder):
     port = free_port()
     settings = {"listen": {"ftp": f'["127.0.0.1:{port}"]'}, "ftp": {"tls": '"allow"'}}
