@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -264,7 +265,8 @@ def ask_as(served: Served, groups: list[int], *requests: ControlRequest) -> list
             os.setresuid(NOBODY, NOBODY, NOBODY)
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(served.path))
-                ask(sock, *requests)
+                with contextlib.suppress(BrokenPipeError):  # refused before it asked
+                    ask(sock, *requests)
                 with sock.makefile("rb") as lines:
                     for _ in requests:
                         os.write(write_end, lines.readline())
