@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,3 +83,22 @@ def test_the_environment_is_taken(pid: dict[str, str], seconds: float) -> None:
     notifier = Notifier.from_environment(environ)
     assert (notifier.heard, notifier.watchdog) == (True, seconds)
     assert environ == {"LANG": "C"}
+
+
+def test_what_counts_is_told_to_a_manager_that_is_busy_for_a_moment(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "n"))
+        notifier = Notifier(str(tmp_path / "n"))
+        queued = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 2
+        for _ in range(queued):
+            notifier.alive()  # and none waits
+        reader = threading.Timer(0.1, lambda: [sock.recv(100) for _ in range(queued // 2)])
+        reader.start()
+        notifier.ready("serving")
+        reader.join()
+        sock.setblocking(False)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(sock.recv(100))
+        assert told[-1].startswith(b"READY=1")

@@ -98,12 +98,14 @@ def test_a_changed_status_is_told_now_and_then(rig: Rig) -> None:
 
 
 def test_a_start_and_a_stop_tell_their_own_status(rig: Rig) -> None:
-    service = rig.service()
+    service = rig.service(watchdog=3.0)
     service.turn(100.0, {})
+    assert service.wake_at() is None
     assert rig.told() == []
     rig.get_ready()
     rig.fleet.stop(101.0, 45.0)
     service.stopping(45.0)
     service.turn(200.0, {})
-    (told,) = rig.told()
+    told, fed = rig.told()
+    assert fed == "WATCHDOG=1"
     assert told == "STOPPING=1\nSTATUS=stopping within 45 s\nEXTEND_TIMEOUT_USEC=77000000"

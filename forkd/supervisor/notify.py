@@ -8,6 +8,9 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
+PATIENCE = 1.0
+"""Seconds in which a manager that is busy must take a message; what will be said again has none."""
+
 
 class Notifier:
     """Tells the service manager how the daemon is; does nothing where there is none.
@@ -49,30 +52,30 @@ class Notifier:
         self._send(f"STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     def status(self, status: str) -> None:
-        self._send(f"STATUS={status}")
+        self._send(f"STATUS={status}", 0.0)
 
     def alive(self) -> None:
         """To be told more often than every `watchdog` seconds."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", 0.0)
 
     def store(self, name: str, listener: socket.socket) -> None:
         """Have the manager keep a socket open, and pass it to the next start."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))]
         text = f"FDSTORE=1\nFDNAME={name}".encode()
-        self._with_socket(lambda sock: sock.sendmsg([text], rights, 0, self._address))
+        self._with_socket(lambda sock: sock.sendmsg([text], rights, 0, self._address), PATIENCE)
 
     def forget(self, name: str) -> None:
         """Have the manager close what it stored under this name."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
-    def _send(self, text: str) -> None:
-        self._with_socket(lambda sock: sock.sendto(text.encode(), self._address))
+    def _send(self, text: str, patience: float = PATIENCE) -> None:
+        self._with_socket(lambda sock: sock.sendto(text.encode(), self._address), patience)
 
-    def _with_socket(self, send: Callable[[socket.socket], int]) -> None:
+    def _with_socket(self, send: Callable[[socket.socket], int], patience: float) -> None:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)
+            sock.settimeout(patience)
             try:
                 send(sock)
             except OSError:

@@ -2,7 +2,8 @@
 
 Rules
   1. READY follows every changeover, however it ended: the daemon serves then.
-  2. The watchdog is fed while there is progress (pulse.py), about three times within its limit.
+  2. The watchdog is fed while there is progress (pulse.py), about three times within its limit.  It
+     does not wait for that before the daemon is ready.
   3. The status line is told when it has changed, and not more often than every STATUS_EVERY
      seconds: the manager tells everybody who listens.
 """
@@ -54,19 +55,22 @@ class Service:
 
     def turn(self, now: float, ages: Mapping[int, float]) -> None:
         """To be called with every turn of the master's loop."""
+        if self._fleet.current is None:
+            return
         if now >= self._next_feed:
             self._next_feed = now + self._feed_every
             if self._pulse.beats(self._fleet, ages, now):
                 self._notifier.alive()
-        if now >= self._next_status and self._fleet.current and not self._fleet.stopping:
+        if now >= self._next_status and not self._fleet.stopping:
             self._next_status = now + STATUS_EVERY
             if (doing := self._doing()) != self._told:
                 self._told = doing
                 self._notifier.status(doing)
 
     def wake_at(self) -> float | None:
-        """When the watchdog wants to be fed, if there is one."""
-        return None if self._next_feed == _NEVER else self._next_feed
+        """When the watchdog wants to be fed, if it does."""
+        waits = self._next_feed == _NEVER or self._fleet.current is None
+        return None if waits else self._next_feed
 
     def _doing(self) -> str:
         """'serving, generation 2: 2 workers, 3 sessions, 1 transfer'."""
