@@ -1,8 +1,8 @@
 """A Debian machine of its own, booted with a real systemd in a container, for as long as a block.
 
 The rootfs of a suite is made once, in FORKD_TEST_CACHE or else below the folder of temporary files,
-and never written to afterwards: a boot sees it through an overlay in memory.  Who is not root, or
-lacks mmdebstrap or systemd-nspawn, skips the test, with the reason.
+and never written to afterwards: a boot sees it through an overlay in memory.  Who cannot
+mount, or lacks mmdebstrap or systemd-nspawn, skips the test, with the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +20,12 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
+import mounts
 import pytest
+
+from forkd import syscalls
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = "/srv/sources"
@@ -45,11 +48,7 @@ _PATIENCE = 60.0
 
 def need() -> None:
     """Skip the test where no machine can be booted."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can boot a machine")
-    for program in ("mmdebstrap", "systemd-nspawn", "nsenter"):
-        if not shutil.which(program):
-            pytest.skip(f"there is no {program}")
+    mounts.need("mmdebstrap", "systemd-nspawn", "nsenter")
 
 
 class Machine:
@@ -90,10 +89,6 @@ class Machine:
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout
 
-    def path(self, inside: str) -> Path:
-        """A file of the machine, seen from here."""
-        return Path(f"/proc/{self._leader}/root{inside}")
-
 
 @contextlib.contextmanager
 def booted(suite: str) -> Iterator[Machine]:
@@ -108,6 +103,7 @@ def booted(suite: str) -> Iterator[Machine]:
 
     def enter_groups() -> None:
         """Of our own, so that the machine's services are nobody else's and cleaning up is exact."""
+        syscalls.die_with_parent()
         for group in groups:
             group.mkdir()
             (group / "cgroup.procs").write_text(str(os.getpid()))
@@ -141,21 +137,18 @@ def booted(suite: str) -> Iterator[Machine]:
                 _remove_group(group)
 
 
-def _leader(nspawn: subprocess.Popen[bytes], log: object) -> int:
+def _leader(nspawn: subprocess.Popen[bytes], log: IO[bytes]) -> int:
     """The pid that the machine's process 1 has here."""
     children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end and nspawn.poll() is None:
-        for pid in children.read_text().split():
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
-                return int(pid)
+        with contextlib.suppress(OSError):
+            for pid in children.read_text().split():
+                if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+                    return int(pid)
         time.sleep(0.05)
-    raise AssertionError(f"the machine does not boot: {_text(log)}")
-
-
-def _text(log: object) -> str:
-    log.seek(0)  # type: ignore[attr-defined]
-    return str(log.read())  # type: ignore[attr-defined]
+    log.seek(0)
+    raise AssertionError(f"the machine does not boot: {log.read().decode()}")
 
 
 def _wait_until_booted(machine: Machine) -> Machine:
@@ -182,6 +175,8 @@ def _remove_group(group: Path) -> None:
 def _cache() -> Path:
     folder = Path(os.environ.get("FORKD_TEST_CACHE") or Path(tempfile.gettempdir(), "forkd-cache"))
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        pytest.skip(f"{folder} is another user's: what is in it is not booted")
     return folder
 
 

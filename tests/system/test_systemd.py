@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from rig import wait_for
 
 from forkd import syscalls
 
+pytestmark = pytest.mark.timeout(600)  # the first time, a Debian is made
 PASSWORD = "correct horse 42"
 CONFIG = "/etc/forkd/forkd.toml"
 PYTHON = "/usr/local/lib/forkd/bin/python"
@@ -59,10 +61,8 @@ class Service:
         if left := self.processes():
             self.signal("KILL", *left)
             wait_for(lambda: not self.processes())
-        self.run("rm", "-f", DROP_IN)
-        self.run("systemctl", "daemon-reload")
-        self.call("systemctl", "reset-failed")
-        self.write(self.shipped)
+        again = f"rm -f {DROP_IN}; systemctl daemon-reload; systemctl reset-failed; cat >{CONFIG}"
+        self.run("sh", "-c", again, stdin=self.shipped)
 
     # what is seen of it
 
@@ -117,6 +117,11 @@ class Service:
         result = self.forkc("put", "/etc/os-release", f"forkd://alice@127.0.0.1:{port}/{name}")
         assert result.returncode == 0, result.stderr
 
+    def refuses(self, port: int = 3675) -> bool:
+        """Whether nobody listens there."""
+        result = self.call("bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}")
+        return "Connection refused" in result.stderr
+
     @contextlib.contextmanager
     def client(self, script: str, *words: str) -> Iterator[subprocess.Popen[str]]:
         """One of the scripts beside this file, inside; it has said its first line."""
@@ -164,13 +169,14 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def installed(machine: Machine) -> Service:
-    return Service(machine)
+    service = Service(machine)
+    service.clear()
+    return service
 
 
 @pytest.fixture
 def service(installed: Service) -> Iterator[Service]:
     """Stopped, as it was installed, with the account alice."""
-    installed.clear()
     yield installed
     installed.clear()
 
@@ -243,10 +249,27 @@ def test_what_is_configured_no_more_is_let_go_of(service: Service) -> None:
     service.put("both", port=3676)
     service.configure(native='["0.0.0.0:3675"]')
     service.run("systemctl", "restart", "forkd")
-    assert service.forkc("ls", "forkd://alice@127.0.0.1:3676/").returncode != 0
+    assert service.refuses(3676)
     service.put("one")
     assert service.show("NFileDescriptorStore") == "1"
     assert service.status()["listeners"] == ["0.0.0.0:3675"]
+
+
+def test_an_upgrade_is_no_restart(service: Service) -> None:
+    service.start()
+    before = service.pid
+    with service.client("slowpeer.py", "3675", "alice", PASSWORD, "over-an-upgrade") as peer:
+        service.run("forkctl", "upgrade")
+        assert (service.state, service.pid, service.show("NRestarts")) == ("active", before, "0")
+        assert service.status()["generation"] == 2
+        service.put("beside-it")
+        assert "'size': 2097152" in peer.communicate("go on\n")[0]
+    assert service.show("NFileDescriptorStore") == "3"
+    wait_for(lambda: service.show("StatusText").startswith("serving, generation 2"))
+    with service.client("knocker.py", "127.0.0.1:3675", "/run/forkd/forkd.sock") as knocker:
+        service.run("systemctl", "restart", "forkd")
+        came = json.loads(knocker.communicate("stop\n")[0])
+    assert came["refused"] == 0, came
 
 
 def test_a_stop_leaves_nobody_and_nothing_open(service: Service) -> None:
@@ -254,8 +277,21 @@ def test_a_stop_leaves_nobody_and_nothing_open(service: Service) -> None:
     service.run("systemctl", "stop", "forkd")
     assert service.state == "inactive"
     assert service.processes() == []
-    assert "refused" in service.forkc("ls", "forkd://alice@127.0.0.1/").stderr
+    assert service.refuses()
     assert service.call("test", "-e", "/run/forkd").returncode != 0
+
+
+def test_a_stop_may_take_as_long_as_transfers_are_given(service: Service) -> None:
+    """TimeoutStopSec= is shorter than server.graceful_timeout: forkd asks for more."""
+    service.drop_in("[Service]\nTimeoutStopSec=2\n")
+    service.start()
+    with service.client("slowpeer.py", "3675", "alice", PASSWORD, "to-the-end") as peer:
+        service.run("systemctl", "stop", "--no-block", "forkd")
+        wait_for(lambda: service.state == "deactivating")
+        time.sleep(4)
+        assert "'size': 2097152" in peer.communicate("go on\n")[0]
+    wait_for(lambda: service.state == "inactive")
+    assert service.show("Result") == "success"
 
 
 def test_forkctl_stops_it_for_good(service: Service) -> None:
@@ -263,7 +299,7 @@ def test_forkctl_stops_it_for_good(service: Service) -> None:
     service.run("forkctl", "stop")
     wait_for(lambda: service.state == "inactive")
     assert service.show("NRestarts") == "0"
-    assert "refused" in service.forkc("ls", "forkd://alice@127.0.0.1/").stderr
+    assert service.refuses()
 
 
 def test_the_first_connection_starts_it(service: Service) -> None:
@@ -368,7 +404,6 @@ def test_a_wrong_configuration_is_not_tried_again(service: Service) -> None:
 
 def test_what_the_manual_says_of_sockets(service: Service) -> None:
     service.configure(ftp='["0.0.0.0:21"]', tls='"allow"')
-    service.start()
     try:
         for command in manual("Sockets of systemd's"):
             service.run("sh", "-c", command)
@@ -400,13 +435,20 @@ def test_commands_run_in_the_sandbox(service: Service) -> None:
     assert told == [user, "storage", "state", "temporary", *denied]
 
 
-def test_it_is_removed_without_what_is_the_administrators(installed: Service) -> None:
+def test_what_is_the_administrators_outlives_installing_and_removing(installed: Service) -> None:
     """The last one: it leaves no forkd."""
-    installed.clear()
     installed.start()
+    installed.write(f"{installed.shipped}# mine\n")
+    local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS}
+    installed.run("make", "-C", SOURCES, "install-systemd", **local)
+    assert installed.run("cat", CONFIG).endswith("# mine\n")
+    before = installed.pid
+    installed.run("forkctl", "upgrade")
+    assert (installed.pid, installed.status()["generation"]) == (before, 2)
+    installed.put("installed-again")
     installed.run("make", "-C", SOURCES, "uninstall-systemd")
     assert installed.show("LoadState") == "not-found"
     assert installed.processes() == []
     assert installed.call("which", "forkd", "forkctl", "forkc").stdout == ""
-    for kept in (CONFIG, "/var/lib/forkd/accounts.db", "/srv/forkd/alice"):
+    for kept in (CONFIG, "/var/lib/forkd/accounts.db", "/srv/forkd/alice/installed-again"):
         installed.run("test", "-e", kept)
