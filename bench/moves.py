@@ -9,6 +9,13 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SMALL_SIZE = 4 * KIB
 
 
+class Speech(Enum):
+    """The protocol that a client speaks."""
+
+    NATIVE = "forkd's own, rsync's, or none"
+    FTP = "FTP and FTPS"
+
+
 class Kind(Enum):
     """What a client does to the server."""
 
@@ -52,6 +59,9 @@ class Move:
     """An upload that is told to have succeeded is on the disk."""
     kept: bool = False
     """A download that ends in files; else the client throws the bytes away."""
+    speech: Speech = Speech.NATIVE
+    tls: bool = False
+    """All of it; else what is plain and what is not stand beside each other."""
 
     @property
     def count(self) -> int:
@@ -86,7 +96,7 @@ class Move:
         return cpu / (self.count * self.size / GIB if self.large else self.count / 1000)
 
 
-def all_moves(scale: Scale) -> list[Move]:
+def native_moves(scale: Scale) -> list[Move]:
     """In the order in which they are measured and shown."""
     big = f"{scale.big // MIB} MiB" if scale.big < GIB else f"{scale.big // GIB} GiB"
     part = scale.big // 8

@@ -21,13 +21,20 @@ from pathlib import Path
 
 from bench import report
 from bench.files import Source
+from bench.ftpmoves import ftp_moves
 from bench.measure import measure
-from bench.moves import QUICK, Move, Scale, all_moves
+from bench.moves import QUICK, Move, Scale, native_moves
 from bench.peers import Peer
 from bench.peers.forkd import Forkd
+from bench.peers.forkdftp import ForkdFtp
+from bench.peers.ftp import FtpPeer, Server
 from bench.peers.passwordhash import PasswordHash
+from bench.peers.proftpd import Proftpd
+from bench.peers.pureftpd import PureFtpd
+from bench.peers.pyftpd import Pyftpd
 from bench.peers.raw import Raw
 from bench.peers.rsyncd import Rsyncd
+from bench.peers.vsftpd import Vsftpd
 from bench.processes import BenchError
 from bench.stats import Result
 
@@ -36,7 +43,21 @@ _ROUNDS, _QUICK_ROUNDS = 5, 3
 
 def all_peers() -> list[Peer]:
     """In the order in which their rows stand in a table."""
-    return [Raw(), PasswordHash(), Forkd(durable=False), Forkd(durable=True), Rsyncd()]
+    native: list[Peer] = [
+        Raw(),
+        PasswordHash(),
+        Forkd(durable=False),
+        Forkd(durable=True),
+        Rsyncd(),
+    ]
+    others: list[Server] = [Vsftpd(), PureFtpd(), Proftpd(), Pyftpd()]
+    forkd = [ForkdFtp(durable=False), ForkdFtp(durable=True)]
+    return [*native, *map(FtpPeer, [*forkd, *others])]
+
+
+def all_moves(scale: Scale) -> list[Move]:
+    """In the order in which they are measured and shown."""
+    return [*native_moves(scale), *ftp_moves(scale)]
 
 
 def main() -> int:
@@ -85,11 +106,15 @@ def _measure_all(
     results = []
     print("  ".join(f"{key} {value}" for key, value in machine().items()), flush=True)
     with ExitStack() as stack:
+        folder.chmod(0o711)  # for servers that serve as somebody else
         source = Source(folder / "source", scale)
-        peers = [peer for peer in all_peers() if _start(peer, folder, source, stack)]
+        asked = {move.speech for move in moves}
+        wanted = [peer for peer in all_peers() if peer.speech in asked]
+        peers = [peer for peer in wanted if _start(peer, folder, source, stack)]
         source.warm()
         for move in moves:
-            ways = [way for peer in peers for way in peer.ways(move)]
+            able = [peer for peer in peers if peer.speech is move.speech]
+            ways = [way for peer in able for way in peer.ways(move)]
             result = measure(move, ways, rounds, _progress)
             _progress("")
             print("\n" + (report.as_markdown if markdown else report.as_text)(result), flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.files import Source
-from bench.moves import Move
+from bench.moves import Move, Speech
 from bench.processes import Meter
 
 
@@ -35,6 +35,10 @@ class Peer(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def speech(self) -> Speech:
+        """The protocol of the moves that it may know."""
 
     def missing(self) -> str | None:
         """Why it cannot be measured here; None when it can."""

@@ -12,7 +12,7 @@ from bench import processes
 from bench.client import Exchange, GetLarge, Place, PutLarge, Session, Visits
 from bench.crew import Task, run_together
 from bench.files import Source, clear, must_equal
-from bench.moves import Kind, Move
+from bench.moves import Kind, Move, Speech
 from bench.peers import Way
 from bench.processes import BenchError, Meter
 from bench.programs import run_programs
@@ -94,6 +94,8 @@ class Daemon:
 
 class Forkd:
     """One with `durable` answers for durable uploads, one without for all other moves."""
+
+    speech = Speech.NATIVE
 
     def __init__(self, *, durable: bool) -> None:
         self._durable = durable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.crew import run_together
 from bench.files import Source
-from bench.moves import Kind, Move
+from bench.moves import Kind, Move, Speech
 from bench.peers import Way
 from bench.processes import BenchError
 from forkd.accounts.passwords import Passwords
@@ -19,6 +19,7 @@ class PasswordHash:
     """See the module."""
 
     name = "hash"
+    speech = Speech.NATIVE
 
     def missing(self) -> str | None:
         return None

@@ -21,7 +21,7 @@ from bench import processes
 from bench.crew import run_together
 from bench.files import Source, clear, must_equal
 from bench.kernel import Drain, send_file
-from bench.moves import SMALL_SIZE, Kind, Move
+from bench.moves import SMALL_SIZE, Kind, Move, Speech
 from bench.peers import Way
 
 _TOGETHER = 64
@@ -43,6 +43,7 @@ class Raw:
     """See the module."""
 
     name = "raw"
+    speech = Speech.NATIVE
 
     def __init__(self) -> None:
         self._pid = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import processes
 from bench.crew import run_together
 from bench.files import Source, clear, must_equal
-from bench.moves import Kind, Move
+from bench.moves import Kind, Move, Speech
 from bench.peers import Way
 from bench.processes import BenchError, Meter
 from bench.programs import run_programs
@@ -45,6 +45,7 @@ class Rsyncd:
     """See the module."""
 
     name = "rsyncd"
+    speech = Speech.NATIVE
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

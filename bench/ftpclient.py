@@ -1,0 +1,296 @@
+"""A lean FTP client, for measuring a server rather than a client.
+
+It does what an ordinary client does, in the ordinary order: EPSV, connect, the command, 150, the
+content, the end of the data connection, 226.  Nothing waits but system calls on blocking sockets.
+Large contents are moved by the kernel on plain connections, and through one buffer on TLS, where
+data connections offer to resume the session of their control connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.files import digest
+from bench.kernel import Drain, send_file
+from bench.processes import BenchError
+
+_BUFFER = 1 << 20
+_SAMPLE = 4 << 20
+_TIMEOUT = 120
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is and who one is there."""
+
+    port: int
+    user: str
+    password: str
+    tls: bool = False
+
+
+class Control:
+    """A control connection, under TLS with protected data where its place says so."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._rest = b""
+        self.sock = _connected(place.port)
+        self._context: ssl.SSLContext | None = None
+        self._expect(b"220")
+        if place.tls:
+            self.ask("AUTH TLS", b"234")
+            self._context = _tls_context()
+            self.sock = self._context.wrap_socket(self.sock)
+            self.ask("PBSZ 0", b"200")
+            self.ask("PROT P", b"200")
+
+    def log_in(self) -> None:
+        self.ask(f"USER {self._place.user}", b"331")
+        self.ask(f"PASS {self._place.password}", b"230")
+
+    def leave(self) -> None:
+        """QUIT, and see the server close."""
+        self.ask("QUIT", b"221")
+        if self.sock.recv(1):
+            raise BenchError("something came after the goodbye")
+        self.sock.close()
+
+    def ask(self, command: str, code: bytes) -> bytes:
+        """The last line of the answer.  Raises BenchError where its code is another."""
+        self.sock.sendall(command.encode() + b"\r\n")
+        return self._expect(code)
+
+    def open_data(self) -> socket.socket:
+        """A data connection to a new port, in clear until `protect`."""
+        port = self.ask("EPSV", b"229").split(b"|")[3]
+        return _connected(int(port))
+
+    def begin(self, command: str) -> None:
+        """A command with a data connection, until it may be used."""
+        self.sock.sendall(command.encode() + b"\r\n")
+        line = self.reply()
+        if line[:3] not in (b"150", b"125"):
+            raise BenchError(f"{command}: {line!r}")
+
+    def end(self) -> None:
+        self._expect(b"226")
+
+    def protect(self, data: socket.socket) -> socket.socket:
+        """The data connection under TLS, where the place says so."""
+        if self._context is None:
+            return data
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return self._context.wrap_socket(data, session=self.sock.session)
+
+    def reply(self) -> bytes:
+        """The last line of the next reply, which may have several."""
+        while True:
+            line, found, rest = self._rest.partition(b"\r\n")
+            if not found:
+                piece = self.sock.recv(4096)
+                if not piece:
+                    raise BenchError(f"the server broke off after {self._rest!r}")
+                self._rest += piece
+                continue
+            self._rest = rest
+            if line[3:4] == b" " and line[:3].isdigit():
+                return line
+
+    def _expect(self, code: bytes) -> bytes:
+        line = self.reply()
+        if line[:3] != code:
+            raise BenchError(f"{line!r} in the place of {code!r}")
+        return line
+
+
+def _connected(port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.connect((_HOST, port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _patient(sock: socket.socket) -> None:
+    """It must stay a blocking socket, and not for ever."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _TIMEOUT, 0))
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # a certificate of its own, on loopback
+    return context
+
+
+def _logged_in(place: Place) -> Control:
+    control = Control(place)
+    _patient(control.sock)
+    control.log_in()
+    control.ask("TYPE I", b"200")
+    return control
+
+
+class GetLarge:
+    """See crew.Task.  Throws the content away; a piece of it is got again to be verified."""
+
+    def __init__(self, place: Place, source: Path) -> None:
+        self._place = place
+        self._source = source
+        self._size = source.stat().st_size
+
+    def prepare(self) -> None:
+        self._control = _logged_in(self._place)
+        self._drain = Drain(os.devnull)
+        self._buffer = memoryview(bytearray(_BUFFER))
+
+    def run(self) -> None:
+        control = self._control
+        data = control.open_data()
+        control.begin(f"RETR {self._source.name}")
+        data = control.protect(data)
+        left = self._size
+        if not isinstance(data, ssl.SSLSocket):
+            self._drain.take(data, left)
+            left = 0
+        while came := data.recv_into(self._buffer):
+            left -= came
+        data.close()
+        control.end()
+        self._left = left
+
+    def verify(self) -> None:
+        if self._left:
+            raise BenchError(f"{self._size - self._left} of {self._size} bytes came")
+        offset = self._size - _SAMPLE
+        control = self._control
+        data = control.open_data()
+        control.ask(f"REST {offset}", b"350")
+        control.begin(f"RETR {self._source.name}")
+        data = control.protect(data)
+        content = hashlib.sha256()
+        while piece := data.recv(_BUFFER):
+            content.update(piece)
+        data.close()
+        control.end()
+        if content.hexdigest() != digest(self._source, offset, _SAMPLE):
+            raise BenchError("what came is not what the file holds")
+
+
+class PutLarge:
+    """See crew.Task.  What arrived is compared by whoever sees the server's disk."""
+
+    def __init__(self, place: Place, source: Path, path: str) -> None:
+        self._place = place
+        self._source = source
+        self._path = path
+
+    def prepare(self) -> None:
+        self._control = _logged_in(self._place)
+        with self._source.open("rb") as file:
+            self._content = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+
+    def run(self) -> None:
+        control = self._control
+        data = control.open_data()
+        control.begin(f"STOR {self._path}")
+        data = control.protect(data)
+        if isinstance(data, ssl.SSLSocket):
+            for offset in range(0, len(self._content), _BUFFER):
+                data.sendall(self._content[offset : offset + _BUFFER])
+            _say_goodbye(data)
+        else:
+            send_file(data, str(self._source))
+        data.close()
+        control.end()
+
+    def verify(self) -> None:
+        self._control.leave()
+
+
+def _say_goodbye(data: ssl.SSLSocket) -> None:
+    """close_notify; servers differ in whether they answer it."""
+    try:
+        data.unwrap()
+    except OSError:
+        pass
+
+
+class SmallFiles:
+    """See crew.Task.  Many small files in one session, one after the other."""
+
+    def __init__(self, place: Place, source: Path, names: Sequence[str], target: str = "") -> None:
+        """`target`: the folder on the server into which the files are put; '' gets them."""
+        self._place = place
+        self._source = source
+        self._names = names
+        self._target = target
+
+    def prepare(self) -> None:
+        self._control = _logged_in(self._place)
+        self._contents = [(self._source / name).read_bytes() for name in self._names]
+        self._came: list[bytes] = []
+        if self._target:
+            self._control.ask(f"MKD {self._target}", b"257")
+
+    def run(self) -> None:
+        if self._target:
+            for name, content in zip(self._names, self._contents, strict=True):
+                self._put(f"{self._target}/{name}", content)
+        else:
+            for name in self._names:
+                self._came.append(self._get(f"{self._source.name}/{name}"))
+
+    def _put(self, path: str, content: bytes) -> None:
+        control = self._control
+        data = control.open_data()
+        control.begin(f"STOR {path}")
+        data.sendall(content)
+        data.close()
+        control.end()
+
+    def _get(self, path: str) -> bytes:
+        control = self._control
+        data = control.open_data()
+        control.begin(f"RETR {path}")
+        content = b""
+        while piece := data.recv(8192):
+            content += piece
+        data.close()
+        control.end()
+        return content
+
+    def verify(self) -> None:
+        if not self._target and self._came != self._contents:
+            raise BenchError("a small file came with wrong content")
+        self._control.leave()
+
+
+class Visits:
+    """See crew.Task.  Connections one after the other: greeting, USER, PASS, QUIT."""
+
+    def __init__(self, place: Place, count: int) -> None:
+        self._place = place
+        self._count = count
+
+    def prepare(self) -> None:
+        pass
+
+    def run(self) -> None:
+        for _ in range(self._count):
+            control = Control(self._place)
+            control.log_in()
+            control.leave()
+
+    def verify(self) -> None:
+        pass
