@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
-import random
+import secrets
 import select
 import socket
+from collections.abc import Iterator
 
 from forkd.ftp.address import INET, INET6, Endpoint
 from forkd.ftp.replies import Negative
@@ -27,19 +28,24 @@ _TRIES = 512
 _STRANGERS_MAX = 64
 """Connections from elsewhere that are turned away in one go."""
 _FAMILIES = {INET: socket.AF_INET, INET6: socket.AF_INET6}
+_NONBLOCKING = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PRIVILEGED = 1024
 _TAKEN = (errno.EADDRINUSE, errno.EACCES)
-_shuffle = random.SystemRandom()
 
 
 class DataPort:
     """For one session.  Sockets never block."""
 
-    __slots__ = ("_aim", "_listener", "_log", "_open", "_session", "control", "foreign_allowed")
+    __slots__ = (
+        *("_aim", "_family", "_listener", "_local", "_log", "_open", "_session"),
+        *("foreign_allowed", "local_host", "peer_host"),
+    )
 
     def __init__(self, control: socket.socket, session: str, log: Log) -> None:
-        self.control = control
-        """The control connection, which is another object once it is under TLS."""
+        """Raises OSError when the client of the control connection is gone."""
+        self._family, self._local = control.family, control.getsockname()
+        self.local_host = plain_host(self._local[0])
+        self.peer_host = plain_host(control.getpeername()[0])
         self._session = session
         self._log = log
         self._listener: socket.socket | None = None
@@ -56,29 +62,19 @@ class DataPort:
     @property
     def protocol(self) -> int:
         """Of the control connection; IPv4 over IPv6 counts as IPv4."""
-        return INET if "." in self.local_host() else INET6
-
-    def local_host(self) -> str:
-        return plain_host(self.control.getsockname()[0])
-
-    def peer_host(self) -> str:
-        return plain_host(self.control.getpeername()[0])
+        return INET if "." in self.local_host else INET6
 
     # passive
 
     def listen(self, ports: PortRange) -> int:
         """Open a port and tell its number.  Raises Negative (425)."""
         self.close()
-        address = self.control.getsockname()
         for port in _candidates(ports):
-            sock = socket.socket(
-                self.control.family,
-                socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            )
+            sock = socket.socket(self._family, _NONBLOCKING)
             try:
                 if port:  # what waits for its last packets there need not keep us from it
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((address[0], port, *address[2:]))
+                sock.bind((self._local[0], port, *self._local[2:]))
                 sock.listen(_BACKLOG)
             except OSError as error:
                 sock.close()
@@ -98,7 +94,7 @@ class DataPort:
             raise Negative(504, "data is sent to no port below 1024")
         if endpoint.protocol != self.protocol:
             raise Negative(522, f"Network protocol not supported, use ({self.protocol})")
-        if plain_host(endpoint.host) != self.peer_host() and not self.foreign_allowed:
+        if plain_host(endpoint.host) != self.peer_host and not self.foreign_allowed:
             self._log.warning("data-address-refused", session=self._session, wanted=endpoint.host)
             raise Negative(504, "data is sent to the host that asks for it only")
         self._aim = endpoint
@@ -127,7 +123,6 @@ class DataPort:
         return self._connected(self._open)
 
     def _accept(self, listener: socket.socket) -> socket.socket | None:
-        expected = self.peer_host()
         for _ in range(_STRANGERS_MAX):
             try:
                 sock, address = listener.accept()
@@ -138,14 +133,17 @@ class DataPort:
             except OSError as error:
                 raise Negative(425, f"no connection: {error.strerror}") from None
             host = plain_host(address[0])
-            if host == expected or self.foreign_allowed:
+            if host == self.peer_host or self.foreign_allowed:
                 self._listener = None
                 listener.close()
                 sock.setblocking(False)
                 return sock
             sock.close()
             self._log.warning(
-                "data-connection-refused", session=self._session, address=host, expected=expected
+                "data-connection-refused",
+                session=self._session,
+                address=host,
+                expected=self.peer_host,
             )
         return None
 
@@ -154,11 +152,9 @@ class DataPort:
         aim = self._aim
         if aim is None:
             raise Negative(425, "say PASV, EPSV, PORT or EPRT first")
-        sock = socket.socket(
-            _FAMILIES[aim.protocol], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
+        sock = socket.socket(_FAMILIES[aim.protocol], _NONBLOCKING)
         try:
-            sock.bind((self.local_host().partition("%")[0], 0))
+            sock.bind((self.local_host.partition("%")[0], 0))
         except OSError:
             pass  # any address of ours will do
         failure = sock.connect_ex((aim.host, aim.port))
@@ -192,12 +188,20 @@ def plain_host(host: str) -> str:
     return host.removeprefix("::ffff:") if host.startswith("::ffff:") and "." in host else host
 
 
-def _candidates(ports: PortRange) -> list[int]:
-    """In an order that nobody can foretell."""
+def _candidates(ports: PortRange) -> Iterator[int]:
+    """In an order that nobody can foretell: a shuffle of which no more is done than is asked for.
+
+    The first one is free nearly always.
+    """
     if not ports.first:
-        return [0]
-    numbers = range(ports.first, ports.last + 1)
-    return _shuffle.sample(numbers, min(len(numbers), _TRIES))
+        yield 0
+        return
+    count = ports.last + 1 - ports.first
+    moved: dict[int, int] = {}
+    for left in range(count, max(0, count - _TRIES), -1):
+        drawn = secrets.randbelow(left)
+        yield ports.first + moved.get(drawn, drawn)
+        moved[drawn] = moved.get(left - 1, left - 1)
 
 
 def _not_reached(failure: int) -> Negative:

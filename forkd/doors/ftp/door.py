@@ -179,7 +179,7 @@ class FtpDoor:
         context = self._context
         context.tls = context.settings.context()
         transport = Tls(context.wire.transport.sock, context.tls)
-        context.wire.transport, context.data.control = transport, transport.sock
+        context.wire.transport = transport
 
     def _shake_hands(self) -> bool:
         context = self._context

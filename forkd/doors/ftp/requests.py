@@ -110,7 +110,7 @@ def _open_passive(context: Context, request: requests.OpenPassive) -> None:
     if request.extended:
         context.talk.finish(229, epsv_reply(data.listen(settings.passive_ports)))
         return
-    host = address_for(data.peer_host(), settings.masquerade_address) or data.local_host()
+    host = address_for(data.peer_host, settings.masquerade_address) or data.local_host
     if ":" in host:
         raise Negative(425, "PASV knows IPv4 only: say EPSV")
     context.talk.finish(227, pasv_reply(host, data.listen(settings.passive_ports)))
