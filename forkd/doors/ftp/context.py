@@ -40,6 +40,8 @@ class Context:
     """Changes submitted and not done."""
     lingering: Lingering | None = None
     """The data connection of a refused upload; one at most."""
+    woken_by_data: bool = False
+    """The next step is for the data connection: what comes on this one has steps of its own."""
     _closed: bool = False
 
     def require_login(self) -> Login:

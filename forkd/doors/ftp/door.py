@@ -105,7 +105,7 @@ class FtpDoor:
     def step(self) -> Outcome:
         context = self._context
         context.count_bytes()
-        context.wire.drained = False
+        context.wire.drained, context.woken_by_data = context.woken_by_data, False
         for _ in range(_EVENTS_A_STEP):
             outcome = self._go_on()
             if outcome is not None:

@@ -89,7 +89,9 @@ class Receiving(Transfer):
         return Job(self._pump, Weight.LONG)
 
     def _gather(self) -> Outcome | None:
-        """Take what is there, on the loop's thread."""
+        """Take what is there, on the loop's thread; nothing is before the client heard 150."""
+        if not self.said:
+            return self.wait()
         buffer, landing = self.context.buffer, self._landing
         while landing.size <= SMALL:
             count = self.transport.receive_into(buffer)
@@ -169,6 +171,7 @@ class Receiving(Transfer):
         wire, wait = self.context.wire, self.context.settings.config.quarantine
         if not self._quarantined:
             self._quarantined = time.monotonic() + wait
+        wire.drained = False  # what was found before the upload's end says nothing
         if wire.fill() == 0 or (wait and self.context.talk.has_commands):
             raise Negative(426, "the end of the upload is in doubt; it is not published")
         return time.monotonic() >= self._quarantined

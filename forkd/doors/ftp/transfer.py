@@ -49,7 +49,7 @@ class Transfer(ABC):
         self.transport: Transport
         self._phase = Phase.CONNECTING
         self._opening = opening
-        self._said = False
+        self.said = False
         self._waiting = -1
         """The descriptor that is watched and was not heard of yet."""
         self._watched = -1
@@ -118,8 +118,8 @@ class Transfer(ABC):
 
     def say_opening(self) -> None:
         """150, once."""
-        if not self._said:
-            self._said = True
+        if not self.said:
+            self.said = True
             self.context.talk.say(150, self._opening)
 
     # waiting
@@ -148,6 +148,7 @@ class Transfer(ABC):
 
     def _heard(self) -> None:
         self._waiting = -1
+        self.context.woken_by_data = True
         self.context.peer.wake()
 
     def _park(self) -> Outcome:

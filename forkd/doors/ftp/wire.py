@@ -23,7 +23,7 @@ class Wire:
         self.transport = transport
         self.talk = talk
         self.drained = False
-        """The last read took all that was there."""
+        """Nothing is there since it was looked: the last read took all, or found nothing."""
         self._buffer = buffer[:_READ]
         self._rest = b""
 
@@ -59,5 +59,6 @@ class Wire:
             raise ControlBroken(str(error)) from error
         if count:
             self.talk.receive(self._buffer[:count])
-            self.drained = self.transport.kernel and count < len(self._buffer)
+        took_all = self.transport.kernel and count is not None and 0 < count < len(self._buffer)
+        self.drained = count is None or took_all
         return count
