@@ -85,6 +85,27 @@ def test_links_are_followed_inside_only(tree: LocalTree, home: Path, tmp_path: P
     assert code_of(lambda: tree.stat((b"dangling",))) == "not-found"
 
 
+def test_what_is_found_under_a_name_and_where_nothing_is(
+    tree: LocalTree, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"s")
+    (home / "d").mkdir()
+    (home / "d" / "f").write_bytes(b"content")
+    for name, to in (("in", "d/f"), ("dangling", "none"), ("out", "../../secret")):
+        (home / name).symlink_to(to)
+    before = len(os.listdir("/proc/self/fd"))
+    for parts in ((b"d", b"f"), (b"in",)):
+        found = tree.find(parts)
+        assert found is not None
+        assert (found.type, found.size) == ("file", 7)
+    assert tree.find((b"d", b"none")) is None
+    assert tree.find((b"dangling",)) is None
+    assert code_of(lambda: tree.find((b"none", b"f"))) == "not-found"
+    assert code_of(lambda: tree.find((b"d", b"f", b"x"))) == "not-a-folder"
+    assert code_of(lambda: tree.find((b"out",))) == "outside"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_listing_tells_everything_in_slices(tree: LocalTree, home: Path) -> None:
     for number in range(1200):
         (home / f"f{number}").write_bytes(b"x" * (number % 7))

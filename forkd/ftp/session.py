@@ -148,7 +148,7 @@ class Conversation:
 
         Raises ProtocolAbuse.
         """
-        while not self.crowded:
+        while self.has_commands and not self.crowded:
             line = self._held if self._held is not None else self._lines.next()
             self._held = None
             if line is None:

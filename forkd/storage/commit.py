@@ -124,6 +124,14 @@ class Folders:
         self._open.clear()
 
 
+class UnflushedFolders(Folders):
+    """Those of a round that flushes nothing, so that what is above them does not matter."""
+
+    def _note(self, tree: Tree, parts: Parts, fd: int, made: bool) -> _Opened:  # noqa: ARG002
+        self._open[id(tree), parts] = opened = _Opened(fd, frozenset(), (0, 0, parts))
+        return opened
+
+
 Result = object
 """What `apply` answered, or the Refusal or other exception that it raised."""
 
@@ -185,7 +193,7 @@ class ImmediateCommitter:
         self._journal = journal
 
     def submit(self, changes: Sequence[Change]) -> None:
-        folders = Folders()
+        folders = UnflushedFolders()
         try:
             failures = _announce(changes, [None] * len(changes), self._journal)
             results = [

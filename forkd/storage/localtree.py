@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from forkd import folders, syscalls
 from forkd.errors import Refusal, from_oserror
 from forkd.storage.names import show, to_text
+from forkd.storage.spoken import entry_of, joined, node_of, refuse_folder, rename, told
 from forkd.storage.tree import Node, OpenFile, Parts
 from forkd.verbs import Entry
 
@@ -50,7 +50,7 @@ class LocalTree:
 
     def open_read(self, parts: Parts) -> OpenFile:
         try:
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), _READ)
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), _READ)
         except OSError as error:
             raise from_oserror(error, show(parts)) from error
         status = os.fstat(fd)
@@ -62,27 +62,42 @@ class LocalTree:
         return OpenFile(fd, status.st_size, status.st_mtime)
 
     def stat(self, parts: Parts) -> Entry:
-        with _told(parts):
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), os.O_PATH)
+        with told(parts):
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), os.O_PATH)
             try:
                 status = os.fstat(fd)
             finally:
                 os.close(fd)
-        return _entry(to_text(parts[-1]) if parts else "", status)
+        return entry_of(to_text(parts[-1]) if parts else "", status)
+
+    def find(self, parts: Parts) -> Entry | None:
+        with told(parts), self._parent(parts) as folder:
+            try:
+                status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+        if not stat.S_ISLNK(status.st_mode):
+            return entry_of(to_text(parts[-1]), status)
+        try:
+            return self.stat(parts)
+        except Refusal as refusal:
+            if refusal.code != "not-found":
+                raise
+            return None
 
     def stat_here(self, parts: Parts) -> Entry:
         return self.identify(parts)[1]
 
     def identify(self, parts: Parts) -> tuple[int, Entry]:
-        with _told(parts), self._parent(parts) as folder:
+        with told(parts), self._parent(parts) as folder:
             status = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-        return status.st_ino, _entry(to_text(parts[-1]), status)
+        return status.st_ino, entry_of(to_text(parts[-1]), status)
 
     def scan(self, parts: Parts) -> Iterator[list[Node]]:
-        with _told(parts):
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+        with told(parts):
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), OPEN_FOLDER)
         try:
-            with _told(parts), os.scandir(fd) as entries:
+            with told(parts), os.scandir(fd) as entries:
                 part: list[Node] = []
                 for found in entries:
                     node = self._scanned(parts, found)
@@ -103,22 +118,22 @@ class LocalTree:
                     return self.look((*parts, name))
                 except Refusal:
                     pass  # it leads nowhere, or out of here
-            return _node(name, found.stat(follow_symlinks=False))
+            return node_of(name, found.stat(follow_symlinks=False))
         except FileNotFoundError:
             return None  # removed meanwhile
 
     def list(self, parts: Parts) -> Iterator[list[Entry]]:
-        with _told(parts):
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+        with told(parts):
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), OPEN_FOLDER)
         try:
-            with _told(parts), os.scandir(fd) as entries:
+            with told(parts), os.scandir(fd) as entries:
                 part: list[Entry] = []
                 for found in entries:
                     try:
                         status = found.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue  # removed meanwhile
-                    part.append(_entry(to_text(os.fsencode(found.name)), status))
+                    part.append(entry_of(to_text(os.fsencode(found.name)), status))
                     if len(part) == _LIST_SLICE:
                         yield part
                         part = []
@@ -128,11 +143,11 @@ class LocalTree:
 
     def look(self, parts: Parts) -> Node:
         try:
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), os.O_PATH)
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), os.O_PATH)
         except OSError as error:
             raise from_oserror(error, show(parts)) from error
         try:
-            return _node(parts[-1] if parts else b"", os.fstat(fd))
+            return node_of(parts[-1] if parts else b"", os.fstat(fd))
         finally:
             os.close(fd)
 
@@ -149,8 +164,8 @@ class LocalTree:
     @contextmanager
     def _opened(self, parts: Parts) -> Iterator[int]:
         """A file or folder, open for changes of what is known of it."""
-        with _told(parts):
-            fd = syscalls.open_beneath(self.root_fd, _join(parts), _READ)
+        with told(parts):
+            fd = syscalls.open_beneath(self.root_fd, joined(parts), _READ)
             try:
                 kind = stat.S_IFMT(os.fstat(fd).st_mode)
                 if kind not in (stat.S_IFREG, stat.S_IFDIR):
@@ -162,7 +177,7 @@ class LocalTree:
                 os.close(fd)
 
     def free_bytes(self) -> int:
-        with _told(()):
+        with told(()):
             disk = os.fstatvfs(self.root_fd)
         return disk.f_bavail * disk.f_frsize
 
@@ -170,13 +185,13 @@ class LocalTree:
         if parents:
             os.close(self.open_folder(parts, parents=True))
             return
-        with _told(parts), self._parent(parts) as folder:
+        with told(parts), self._parent(parts) as folder:
             os.mkdir(parts[-1], FOLDER_MODE, dir_fd=folder)
 
     def open_folder(self, parts: Parts, parents: bool) -> int:
-        with _told(parts):
+        with told(parts):
             try:
-                return syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+                return syscalls.open_beneath(self.root_fd, joined(parts), OPEN_FOLDER)
             except FileNotFoundError:
                 if not parents:
                     raise
@@ -185,67 +200,67 @@ class LocalTree:
     def _make_parents(self, parts: Parts) -> int:
         """Make what is missing, from the top; each level is opened beneath the root again."""
         for depth in range(1, len(parts) + 1):
-            above = syscalls.open_beneath(self.root_fd, _join(parts[: depth - 1]), OPEN_FOLDER)
+            above = syscalls.open_beneath(self.root_fd, joined(parts[: depth - 1]), OPEN_FOLDER)
             try:
                 os.mkdir(parts[depth - 1], FOLDER_MODE, dir_fd=above)
             except FileExistsError:
                 pass
             finally:
                 os.close(above)
-        return syscalls.open_beneath(self.root_fd, _join(parts), OPEN_FOLDER)
+        return syscalls.open_beneath(self.root_fd, joined(parts), OPEN_FOLDER)
 
     def put_in(self, ident: bytes, folder: int, name: bytes, replace: bool) -> int | None:
         while True:
             try:
-                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
                 return None
             except FileExistsError as error:
                 if not replace:
                     raise from_oserror(error, show((name,))) from error
             except OSError as error:
                 raise from_oserror(error, show((name,))) from error
-            with _told((name,)):
+            with told((name,)):
                 try:
                     return self._exchange(ident, folder, name)
                 except FileNotFoundError:
                     continue  # removed meanwhile: the name is free now
 
     def _exchange(self, ident: bytes, folder: int, name: bytes) -> int:
-        _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-        _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+        refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+        rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
         old = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
         if stat.S_ISDIR(old.st_mode):  # a folder took the name between the two calls
-            _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
-            _refuse_folder(old, name)
+            rename(self.staging_fd, ident, folder, name, syscalls.RENAME_EXCHANGE)
+            refuse_folder(old, name)
         return old.st_size if stat.S_ISREG(old.st_mode) else 0
 
     def take_out(self, parts: Parts, ident: bytes) -> int:
-        with _told(parts), self._parent(parts) as folder:
+        with told(parts), self._parent(parts) as folder:
             name = parts[-1]
-            _refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-            _rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+            refuse_folder(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+            rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
             taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
             if stat.S_ISDIR(taken.st_mode):
-                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
-                _refuse_folder(taken, name)
+                rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                refuse_folder(taken, name)
             return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
 
     def move(self, parts: Parts, to: Parts, replace: bool, ident: bytes) -> int | None:
         if to[: len(parts)] == parts:
             raise Refusal("bad-name", f"{show(parts)!r} cannot be moved into itself")
-        with _told(parts), self._parent(parts) as source, _told(to), self._parent(to) as target:
+        with told(parts), self._parent(parts) as source, told(to), self._parent(to) as target:
             try:
-                _rename(source, parts[-1], target, to[-1], syscalls.RENAME_NOREPLACE)
+                rename(source, parts[-1], target, to[-1], syscalls.RENAME_NOREPLACE)
                 return None
             except FileExistsError:
                 if not replace:
                     raise
             except FileNotFoundError:
                 raise Refusal("not-found", f"there is no {show(parts)!r}") from None
-            _refuse_folder(os.stat(parts[-1], dir_fd=source, follow_symlinks=False), parts[-1])
+            refuse_folder(os.stat(parts[-1], dir_fd=source, follow_symlinks=False), parts[-1])
             old = os.stat(to[-1], dir_fd=target, follow_symlinks=False)
-            _refuse_folder(old, to[-1])
-            _rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
+            refuse_folder(old, to[-1])
+            rename(source, parts[-1], target, to[-1], syscalls.RENAME_EXCHANGE)
             return self._take_exchanged(source, parts[-1], old, ident)
 
     def _take_exchanged(self, folder: int, name: bytes, old: os.stat_result, ident: bytes) -> int:
@@ -253,13 +268,13 @@ class LocalTree:
         try:
             if not os.path.samestat(old, os.stat(name, dir_fd=folder, follow_symlinks=False)):
                 return 0
-            _rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
+            rename(folder, name, self.staging_fd, ident, syscalls.RENAME_NOREPLACE)
         except FileNotFoundError:
             return 0
         taken = os.stat(ident, dir_fd=self.staging_fd, follow_symlinks=False)
         if not os.path.samestat(old, taken):
             try:
-                _rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
+                rename(self.staging_fd, ident, folder, name, syscalls.RENAME_NOREPLACE)
             except FileExistsError:
                 pass  # it was replaced once more: nobody misses it
             else:
@@ -267,7 +282,7 @@ class LocalTree:
         return taken.st_size if stat.S_ISREG(taken.st_mode) else 0
 
     def remove_folder(self, parts: Parts) -> None:
-        with _told(parts), self._parent(parts) as folder:
+        with told(parts), self._parent(parts) as folder:
             os.rmdir(parts[-1], dir_fd=folder)
 
     @contextmanager
@@ -276,61 +291,9 @@ class LocalTree:
             yield self.root_fd
             return
         above = parts[:-1]
-        with _told(above):
-            fd = syscalls.open_beneath(self.root_fd, _join(above), os.O_PATH | os.O_DIRECTORY)
+        with told(above):
+            fd = syscalls.open_beneath(self.root_fd, joined(above), os.O_PATH | os.O_DIRECTORY)
         try:
             yield fd
         finally:
             os.close(fd)
-
-
-def _rename(source: int, name: bytes, target: int, new: bytes, flags: int) -> None:
-    """renameat2(2).  Raises OSError, and Refusal where the administrator mounted something."""
-    try:
-        syscalls.rename(source, name, target, new, flags)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        raise Refusal(
-            "io-error",
-            f"the folder of {to_text(new)!r} lies on another filesystem than the server's storage; "
-            "only the administrator can mend this",
-        ) from error
-
-
-def _join(parts: Parts) -> bytes:
-    return b"/".join(parts) or b"."
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return "file"
-    if stat.S_ISDIR(mode):
-        return "folder"
-    return "link" if stat.S_ISLNK(mode) else "other"
-
-
-def _entry(name: str, status: os.stat_result) -> Entry:
-    kind = _kind(status.st_mode)
-    return Entry(name, kind, status.st_size if kind == "file" else 0, status.st_mtime)
-
-
-def _node(name: bytes, status: os.stat_result) -> Node:
-    kind = _kind(status.st_mode)
-    size = status.st_size if kind == "file" else 0
-    mode = stat.S_IMODE(status.st_mode)
-    return Node(name, kind, size, status.st_mtime, mode, status.st_dev, status.st_ino)
-
-
-def _refuse_folder(status: os.stat_result, name: bytes) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise Refusal("is-a-folder", f"{to_text(name)!r} is a folder")
-
-
-@contextmanager
-def _told(parts: Parts) -> Iterator[None]:
-    """Translate what the kernel says about a path into a refusal."""
-    try:
-        yield
-    except OSError as error:
-        raise from_oserror(error, show(parts)) from error

@@ -132,6 +132,9 @@ def find(folder: int, source: Source, path: bytes) -> Found:
     try:
         for number in range(_TRIES):
             ident = f"p{key}-{number}".encode()
+            if not os.access(ident, os.F_OK, dir_fd=folder):  # most are free: cheaper than to open
+                free = number if free is None else free
+                continue
             try:
                 fd = open_locked(folder, ident, os.O_RDWR)
             except FileNotFoundError:

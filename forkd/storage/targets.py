@@ -15,12 +15,12 @@ from forkd.units import format_bytes
 def check_target(files: ChargedTree, parts: Parts, parents: bool, may_replace: bool) -> None:
     """Refuse before the first byte what would be refused after the last.  Raises Refusal."""
     try:
-        entry = files.tree.stat(parts)
+        entry = files.tree.find(parts)
     except Refusal as refusal:
-        if refusal.code != "not-found":
+        if refusal.code != "not-found" or not parents:
             raise
-        if len(parts) > 1 and not parents:
-            files.tree.stat(parts[:-1])
+        return
+    if entry is None:
         return
     if entry.type == "folder":
         raise Refusal("is-a-folder", f"{show(parts)!r} is a folder")

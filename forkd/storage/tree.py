@@ -47,6 +47,9 @@ class Tree(Protocol):
 
     def stat(self, parts: Parts) -> Entry: ...
 
+    def find(self, parts: Parts) -> Entry | None:
+        """Like `stat`; None where the folder is there and has nothing of that name."""
+
     def stat_here(self, parts: Parts) -> Entry:
         """Like `stat`, of a symbolic link itself."""
 
