@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import struct
@@ -12,6 +13,7 @@ import pytest
 
 from forkd.config import Config, Server, Tls
 from forkd.serving import tlscontext
+from forkd.serving.inbound import TlsInbound
 from forkd.serving.transport import (
     READABLE,
     WRITABLE,
@@ -58,12 +60,20 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def until_open(sock: socket.socket, context: ssl.SSLContext | None) -> Transport:
     while (transport := open_transport(sock, context)) is None:
         assert wait_briefly(Plain(sock), LONG)
+    return shaken(transport)
+
+
+def shaken(transport: Transport) -> Transport:
     while not transport.handshake():
         assert wait_briefly(transport, LONG)
     return transport
 
 
-@pytest.fixture(params=["plain", "tls"])
+def opened(sock: socket.socket, context: ssl.SSLContext, *, inbound: bool) -> Transport:
+    return shaken(TlsInbound(sock, context)) if inbound else until_open(sock, context)
+
+
+@pytest.fixture(params=["plain", "tls", "inbound"])
 def ends(
     request: pytest.FixtureRequest,
     pair: tuple[socket.socket, socket.socket],
@@ -76,7 +86,7 @@ def ends(
     made: list[socket.socket] = []
     shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
     shaking.start()
-    transport = until_open(server, server_context)
+    transport = opened(server, server_context, inbound=request.param == "inbound")
     shaking.join()
     yield transport, made[0]
     transport.sock.close()
@@ -158,20 +168,21 @@ def send_for_ever(transport: Transport) -> None:
         pass
 
 
-def test_tls_that_ends_without_a_word_is_broken(pair, server_context) -> None:
+@pytest.mark.parametrize("inbound", [False, True])
+def test_tls_that_ends_without_a_word_is_broken(pair, server_context, inbound: bool) -> None:
     server, client = pair
     made: list[ssl.SSLSocket] = []
     shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
     shaking.start()
-    transport = until_open(server, server_context)
+    transport = opened(server, server_context, inbound=inbound)
     shaking.join()
     assert transport.label.startswith("TLSv1.")
     assert not transport.kernel
-    raw = socket.socket(fileno=made[0].detach())
-    raw.close()
-    assert wait_briefly(transport, LONG)
-    with pytest.raises(ConnectionError, match="TLS"):
-        transport.receive_into(memoryview(bytearray(9)))
+    with socket.socket(fileno=made[0].detach()) as raw:
+        raw.shutdown(socket.SHUT_WR)  # a close would be a reset: the tickets were not read
+        assert wait_briefly(transport, LONG)
+        with pytest.raises(ConnectionError, match="TLS"):
+            transport.receive_into(memoryview(bytearray(9)))
     transport.sock.close()
 
 
@@ -194,12 +205,37 @@ def test_without_a_context_all_is_plain(pair) -> None:
 @pytest.mark.parametrize(
     "hello", [b"\x16" + bytes(300), b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
 )
-def test_a_handshake_that_fails_is_a_broken_connection(pair, server_context, hello) -> None:
+@pytest.mark.parametrize("inbound", [False, True])
+def test_a_handshake_that_fails_is_a_broken_connection(
+    pair, server_context, hello, inbound: bool
+) -> None:
     server, client = pair
     client.sendall(hello)
     client.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionError, match="handshake"):
-        until_open(server, server_context)
+        opened(server, server_context, inbound=inbound)
+
+
+def test_much_that_comes_at_once_is_the_same_as_a_socket_would_give(ends) -> None:
+    """More than one read of ciphertext, in records of all sizes."""
+    transport, client = ends
+    pieces = [os.urandom(size) for size in (1, 16384, 16385, 300_000, 7, 1 << 20, 3)]
+
+    def send() -> None:
+        for piece in pieces:
+            client.sendall(piece)
+        end(client)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    whole = b"".join(pieces)
+    assert read_all(transport, len(whole)) == whole
+    buffer = memoryview(bytearray(9))
+    while (count := transport.receive_into(buffer)) is None:
+        assert wait_briefly(transport, LONG)
+    assert count == 0
+    transport.shutdown()
+    sending.join()
 
 
 def test_whoever_leaves_before_the_first_byte_is_told(pair, server_context) -> None:

@@ -104,6 +104,11 @@ class Tls:
         self.wants = READABLE
         self.label = "tls"
 
+    @property
+    def resumed(self) -> bool:
+        """The handshake took up an earlier session."""
+        return bool(self.sock.session_reused)
+
     def handshake(self) -> bool:
         """Go on with the handshake; True when it is done.  Raises ConnectionError."""
         try:

@@ -23,6 +23,7 @@ from enum import Enum
 from forkd.doors.ftp.context import Context
 from forkd.errors import Refusal
 from forkd.ftp.replies import Negative
+from forkd.serving.inbound import TlsInbound
 from forkd.serving.session import Outcome, Park, Pause
 from forkd.serving.throttle import Flow
 from forkd.serving.transport import READABLE, Plain, Tls, Transport
@@ -39,6 +40,9 @@ class Phase(Enum):
 
 class Transfer(ABC):
     """A context.Task.  Subclasses move the bytes and give back what they hold."""
+
+    tls: type[Tls] | type[TlsInbound] = Tls
+    """What protects the data connection."""
 
     def __init__(self, context: Context, opening: str | bytes) -> None:
         """`opening` is the text of 150.  Raises Negative (425) where no data port was arranged."""
@@ -95,7 +99,7 @@ class Transfer(ABC):
             # Tickets that an uploading client never reads would turn its close into a reset.
             if context.settings.certificate is not None:
                 context.tls.num_tickets = 0
-            self.transport = Tls(sock, context.tls)
+            self.transport = self.tls(sock, context.tls)
             self._phase = Phase.HANDSHAKE
         else:
             self.transport = Plain(sock)
@@ -108,8 +112,8 @@ class Transfer(ABC):
         self._phase = Phase.MOVING
         self.progressed()
         bound = self.context.settings.config.data_session
-        assert isinstance(self.transport, Tls)
-        if bound == "off" or self.transport.sock.session_reused:
+        assert isinstance(self.transport, Tls | TlsInbound)
+        if bound == "off" or self.transport.resumed:
             return None
         if bound == "require":
             raise Negative(522, "the data connection must resume the TLS session of this one")
