@@ -23,7 +23,7 @@ test: $(STAMP)
 torture: $(STAMP)
 	FORKD_TORTURE=1 $(BIN)/pytest -m torture --timeout 3600 tests/system
 
-# forkd beside the kernel's limits and rsync, about ten minutes; `make bench BENCH=--quick` takes two.
+# forkd beside the kernel's limits, rsync and other FTP servers; see docs/benchmarks.md.
 bench: $(STAMP)
 	$(BIN)/python -m bench.run $(BENCH)
 

@@ -65,18 +65,14 @@ def main() -> int:
     scale = QUICK if options.quick else Scale()
     if options.sessions:
         scale = replace(scale, sessions=options.sessions)
-    moves = all_moves(scale)
-    if unknown := set(options.only) - {move.name for move in moves}:
-        print(f"unknown: {', '.join(unknown)}; there are", *(m.name for m in moves))
-        return 2
-    chosen = [move for move in moves if not options.only or move.name in options.only]
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        moves = chosen(all_moves(scale), options.only)
         with tempfile.TemporaryDirectory(
             prefix="forkd-bench-", dir=os.path.abspath(options.folder)
         ) as folder:
-            results = _measure_all(Path(folder), scale, chosen, rounds, markdown=options.markdown)
+            results = _measure_all(Path(folder), scale, moves, rounds, markdown=options.markdown)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -85,6 +81,21 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(report.as_json(results, machine()), indent=1))
     return 0
+
+
+def chosen(moves: list[Move], asked: list[str]) -> list[Move]:
+    """Those of the names that are asked for, or that begin so; all where nothing is asked for.
+
+    Raises BenchError.
+    """
+    names = [move.name for move in moves]
+    wanted: set[str] = set()
+    for word in asked:
+        found = [word] if word in names else [name for name in names if name.startswith(word)]
+        if not found:
+            raise BenchError(f"no table begins with {word!r}; there are {' '.join(names)}")
+        wanted.update(found)
+    return [move for move in moves if move.name in wanted or not asked]
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -9,8 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is not installed
 
-from bench.moves import GIB, MIB, QUICK, Kind, Move, Scale, all_moves
+from bench.moves import GIB, MIB, QUICK, Kind, Move, Scale, Speech
+from bench.processes import BenchError
 from bench.report import as_json, as_markdown, as_text, figure
+from bench.run import all_moves, chosen
 from bench.stats import Result, Sample, ratio
 
 LARGE = Move("up", "1 GiB up", Kind.UP, ("raw", "rsync"), size=GIB)
@@ -64,6 +66,16 @@ def test_every_move_has_a_name_of_its_own_and_something_to_do(scale: Scale):
     assert all(move.count >= 1 for move in moves)
     transfers = [move for move in moves if move.kind in (Kind.DOWN, Kind.UP)]
     assert all(move.size for move in transfers)
+
+
+def test_tables_are_asked_for_by_name_or_by_its_beginning():
+    moves = all_moves(QUICK)
+    assert chosen(moves, []) == moves
+    assert [move.name for move in chosen(moves, ["up", "one"])] == ["up", "one"]
+    ftp = chosen(moves, ["ftp"])
+    assert ftp == [move for move in moves if move.speech is Speech.FTP]
+    with pytest.raises(BenchError, match="'nothing'"):
+        chosen(moves, ["up", "nothing"])
 
 
 @pytest.mark.parametrize(
