@@ -5,6 +5,7 @@ from __future__ import annotations
 import ftplib
 import io
 import os
+import select
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ftppeer import Site, serving_ftp
+from ftppeer import Site, read_all, serving_ftp
 from rig import PASSWORD, wait_for
 from torture import Tell, scale
 
@@ -119,6 +120,22 @@ def test_what_was_arranged_may_be_used_up(site: Site) -> None:
     assert with_name.ask("RNTO g").startswith("250")
     assert with_name.reply().startswith("421")
     assert (site.daemon.home() / "g").read_bytes() == b"0123456789"
+
+
+def test_who_still_reads_is_not_told(site: Site) -> None:
+    """What 226 was said for may still be in the kernel, and lftp drops it when it is told 421."""
+    reader, idle = site.log_in(), site.log_in()
+    content = os.urandom(300 * KIB)
+    reader.stor("f", content)
+    data = reader.open("RETR f")
+    assert reader.reply().startswith("226")
+    reload(site)
+    assert idle.reply().startswith("421")
+    time.sleep(2)
+    assert not select.select([reader.sock], [], [], 0)[0]
+    assert read_all(data) == content
+    data.close()
+    assert reader.reply().startswith("421")
 
 
 def test_a_transfer_outlives_its_generation(site: Site) -> None:

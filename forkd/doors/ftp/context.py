@@ -39,7 +39,7 @@ class Context:
     changes: int = 0
     """Changes submitted and not done."""
     lingering: Lingering | None = None
-    """The data connection of a refused upload; one at most."""
+    """The data connection of a refused upload or a long download; one at most."""
     woken_by_data: bool = False
     """The next step is for the data connection: what comes on this one has steps of its own."""
     _closed: bool = False
@@ -101,6 +101,11 @@ class Context:
         before, self.lingering = self.lingering, lingering
         if before is not None:
             before.close()
+
+    @property
+    def lingers(self) -> bool:
+        """The client is still busy with the last data connection."""
+        return self.lingering is not None and self.lingering.is_busy
 
     def change_done(self) -> None:
         """A submitted change is done; on the loop's thread."""

@@ -35,6 +35,8 @@ from forkd.serving.transport import READABLE, Plain, Tls
 _EVENTS_A_STEP = 16
 _LINGER_SECONDS = 2.0
 """How long the client may take to read the last reply."""
+_LOOK_SECONDS = 0.5
+"""How often a leaving worker looks whether a client has read its last download."""
 
 
 class FtpDoor:
@@ -145,7 +147,8 @@ class FtpDoor:
             return self._go_on_with(self._task)
         if self._ending is not None:
             return self._finish()
-        if self._patience.is_over(time.monotonic(), stranger=context.login is None):
+        late = self._patience.is_over(time.monotonic(), stranger=context.login is None)
+        if late and not context.lingers:
             self._say_too_late()
             return None
         count = self._fill()
@@ -348,6 +351,10 @@ class FtpDoor:
 
     def _patience_left(self) -> float:
         context = self._context
+        if context.lingers:
+            self._patience.heard()  # who still reads is not silent
+            if self._patience.is_leaving:
+                return _LOOK_SECONDS
         port, stranger = context.data.ready, context.login is None
         return self._patience.left(
             time.monotonic(),

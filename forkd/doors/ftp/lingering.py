@@ -1,7 +1,8 @@
-"""A refused upload's data connection: what the client still sends is read and dropped for a while.
+"""A data connection that is over for us and not yet for the client; what comes is dropped.
 
-A close with unread bytes is a reset (RFC 1122 section 4.2.2.13), and a client that meets one while
-it sends tells of that instead of the reply that says why.
+Of a refused upload: a close with unread bytes is a reset (RFC 1122 section 4.2.2.13), and a client
+that meets one while it sends tells of that instead of the reply that says why.  Of a download: the
+client still reads what the kernel took from us; it closes when it has all.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Lingering:
             self.close()
             return
         self._core.watch(self._sock.fileno(), self._drop, READABLE)
+
+    @property
+    def is_busy(self) -> bool:
+        """The client may still read or send."""
+        return self._sock.fileno() >= 0 and time.monotonic() < self._until
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:

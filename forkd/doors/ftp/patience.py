@@ -7,6 +7,8 @@ Rules
      follow each other, or PASV, REST or RNFR was said and what uses it was not, or he is about to
      log in) may go on with them: nobody is cut between his log-in and his only file, and a client
      that sends file after file is told between two of them.
+  4. Who still reads what was sent (lingering.py) is not silent, and is not told meanwhile: lftp
+     drops a download that it has not read to its end when it is told 421.
 """
 
 from __future__ import annotations

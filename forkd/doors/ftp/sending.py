@@ -6,6 +6,7 @@ import os
 import time
 
 from forkd.doors.ftp.context import Context
+from forkd.doors.ftp.lingering import Lingering
 from forkd.doors.ftp.transfer import Transfer
 from forkd.errors import Refusal
 from forkd.ftp import paths
@@ -99,6 +100,13 @@ class Sending(Transfer):
         self.close_data(orderly=True)
         self._end("ok")
         self.finish(226, f"{self._length} bytes sent.")
+
+    def end_data(self) -> None:
+        """Much of a long file may be on its way still: the session knows when the client has it."""
+        if self._small:
+            super().end_data()
+        else:
+            self.context.linger(Lingering(self.context.core, self.transport, self.context.buffer))
 
     def give_up(self, outcome: str) -> None:
         self._end(outcome)

@@ -177,12 +177,16 @@ class Transfer(ABC):
         phase, self._phase = self._phase, Phase.OVER
         if phase in (Phase.HANDSHAKE, Phase.MOVING):
             if orderly:
-                if not self.transport.kernel:
-                    self.transport.shutdown()
-                self.transport.sock.close()
+                self.end_data()
             else:
                 self.drop_data()
         self.context.data.close()
+
+    def end_data(self) -> None:
+        """Close the data connection of a transfer that went well."""
+        if not self.transport.kernel:
+            self.transport.shutdown()
+        self.transport.sock.close()
 
     def drop_data(self) -> None:
         """Close the data connection of a transfer that failed."""
