@@ -226,13 +226,13 @@ class Site:
 
 
 @contextlib.contextmanager
-def serving_ftp(folder: Path, **settings: dict[str, str]) -> Iterator[Site]:
+def serving_ftp(folder: Path, *wrapper: str | Path, **settings: dict[str, str]) -> Iterator[Site]:
     """FTP and implicit FTPS on 127.0.0.1, plain log-ins allowed; `settings` as for Daemon."""
     port, ftps_port = free_port(), free_port()
     listen = {"ftp": f'["127.0.0.1:{port}"]', "ftps": f'["127.0.0.1:{ftps_port}"]'}
     settings["listen"] = listen | settings.get("listen", {})
     settings["ftp"] = {"tls": '"allow"'} | settings.get("ftp", {})
-    with running(folder, settings) as daemon:
+    with running(folder, settings, *wrapper) as daemon:
         site = Site(daemon, port, ftps_port)
         try:
             yield site

@@ -11,7 +11,7 @@ from crowd import Crowd
 from disk import Sampler, leases
 from ftppeer import Site, serving_ftp
 from racer import LIMIT, MIB, NAMES, Racer, content_of, use_the_last_byte
-from rig import wait_for
+from rig import QUICK, wait_for
 from torture import Tell, scale
 
 pytestmark = pytest.mark.torture
@@ -87,7 +87,7 @@ class FtpRacer:
 def test_no_race_over_both_doors_gets_a_byte_beyond_the_quota(
     folder: Path, dice: random.Random, tell: Tell
 ) -> None:
-    with serving_ftp(folder, server={"workers": "4"}) as site:
+    with serving_ftp(folder, *QUICK, server={"workers": "4"}) as site:
         daemon = site.daemon
         assert daemon.ctl("user", "set", "alice", "--quota", str(LIMIT)).returncode == 0
         native = [Racer(daemon, dice.random()) for _ in range(CLIENTS // 2)]
