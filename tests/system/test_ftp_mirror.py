@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from torture import Tell, scale
 pytestmark = [pytest.mark.torture, needs("lftp")]
 
 KIB, MIB = 1 << 10, 1 << 20
-PATIENCE = 600.0
+PATIENCE = 240.0
 FAILED = {"425", "426", "450", "451", "452", "522", "530", "551", "552", "553"}
 """Replies to transfers, each of which would be a fault here."""
 SECONDS = 15
@@ -52,6 +52,7 @@ class Mirror:
         size = sum(path.stat().st_size for path in tree.rglob("f*"))
         self._settings += f"set net:limit-total-rate {size // SECONDS}; "
         self._log = local / "replies"
+        self._lftp: subprocess.Popen[str] | None = None
 
     def run_until(self, crowd: Crowd) -> None:
         while crowd.going:
@@ -67,16 +68,21 @@ class Mirror:
             verb = f"mirror --parallel=4 {self._tree.name} {target}"
         debug = f"debug -o {self._log} 9; "
         script = lftp_script(self._site, "alice", debug + self._settings, verb, usual=True)
-        told = subprocess.run(
+        with subprocess.Popen(
             ["lftp", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=PATIENCE,
-        )
-        assert (told.returncode, told.stdout) == (0, "")
+        ) as self._lftp:
+            told, _ = self._lftp.communicate(timeout=PATIENCE)
+        assert (self._lftp.returncode, told) == (0, "")
         assert digests(target) == self._expected
         self._read_replies()
+
+    def end(self) -> None:
+        """Whatever it does."""
+        if self._lftp is not None:
+            self._lftp.kill()
 
     @property
     def _home(self) -> Path:
@@ -106,8 +112,9 @@ def test_mirrors_outlive_reloads(
             for way, secure in (("clear", LFTP_CLEAR), ("tls", LFTP_TLS))
             for direction, tree in trees.items()
         ]
-        with Crowd() as crowd:
+        with ExitStack() as ends, Crowd() as crowd:
             for mirror in mirrors:
+                ends.callback(mirror.end)
                 crowd.start(mirror.run_until, crowd)
             for _ in range(reloads):
                 crowd.check()
