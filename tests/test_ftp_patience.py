@@ -44,7 +44,7 @@ def test_who_is_silent_goes_at_once() -> None:
     assert left(it, 2100.0) == 0
 
 
-def test_who_goes_on_may_until_the_time_is_over() -> None:
+def test_who_goes_on_may_until_his_next_transfer() -> None:
     it = patience()
     it.leave(2000.0)
     it.leave(2005.0)
@@ -52,9 +52,12 @@ def test_who_goes_on_may_until_the_time_is_over() -> None:
     it.heard()
     assert left(it, 2004.0) == 1
     it.heard()
-    assert left(it, 2009.5) == 0.5
+    assert left(it, 2009.5) == 1
+    assert not it.is_late(2009.5)
     it.heard()
-    assert left(it, 2011.0) == 0
+    assert it.is_late(2010.0)
+    assert left(it, 2011.0) == 1
+    assert left(it, 2012.0) == 0
 
 
 def test_who_never_pauses_has_an_end_too() -> None:
@@ -63,8 +66,8 @@ def test_who_never_pauses_has_an_end_too() -> None:
     assert it.is_over(1060.0, stranger=True)
     assert not it.is_over(5000.0, stranger=False)
     it.leave(5000.0)
-    assert not it.is_over(5009.0, stranger=False)
-    assert it.is_over(5010.0, stranger=False)
+    assert not it.is_over(5019.0, stranger=False)
+    assert it.is_over(5020.0, stranger=False)
 
 
 def test_in_the_middle_of_something_one_may_pause() -> None:

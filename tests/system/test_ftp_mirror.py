@@ -132,5 +132,5 @@ def test_mirrors_outlive_reloads(
             **{f"outcome_{key}": value for key, value in outcomes.items()},
         )
         assert all(mirror.replies["421"] for mirror in mirrors), "one met no reload"
-        assert set(outcomes) == {"done"}
+        assert set(outcomes) == {"ok"}
         assert not [e for e in site.daemon.events() if e["event"] == "session-failed"]

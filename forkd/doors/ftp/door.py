@@ -220,6 +220,10 @@ class FtpDoor:
                 self._end("quit")
             case requests.StartTls():
                 return self._start_tls()
+            case requests.OpenPassive() | requests.UseActive() if self._patience.is_late(
+                time.monotonic()
+            ):
+                self._say_too_late()
             case requests.LogIn():
                 self._task = self._gate.log_in(request)
             case requests.LogOut():

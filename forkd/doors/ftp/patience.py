@@ -9,6 +9,8 @@ Rules
      that sends file after file is told between two of them.
   4. Who still reads what was sent (lingering.py) is not silent, and is not told meanwhile: lftp
      drops a download that it has not read to its end when it is told 421.
+  5. Between a transfer and what belongs to it (MFMT) the farewell never comes: lftp then waits for
+     ever.  It comes in place of a port for the next transfer, or after a pause.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from forkd.config import Limits
 
 _PORT_SECONDS = 60.0
 _LEAVING_SECONDS = 10.0
-"""For who goes on with his commands when the worker leaves."""
+"""For who goes on with his commands when the worker leaves; then he begins no other transfer."""
+_CONCLUDING_SECONDS = 10.0
+"""From then on, for the commands that follow a transfer: MFMT, SITE CHMOD."""
 _PAUSE_SECONDS = 1.0
 """A longer silence than that between two commands is none in the middle of something."""
 
@@ -48,7 +52,13 @@ class Patience:
 
     def is_over(self, now: float, *, stranger: bool) -> bool:
         """Not even a command that is there already is taken any more: some never pause."""
-        return (stranger and now >= self._login_by) or (self.is_leaving and now >= self._leave_by)
+        if stranger and now >= self._login_by:
+            return True
+        return self.is_leaving and now >= self._leave_by + _CONCLUDING_SECONDS
+
+    def is_late(self, now: float) -> bool:
+        """No other transfer may begin: its first command is answered with the farewell."""
+        return self.is_leaving and now >= self._leave_by
 
     def left(self, now: float, *, stranger: bool, port: bool, amid: bool) -> float:
         """Seconds that may go by without a command from `now` on, when all is answered; at least 0.
@@ -60,7 +70,6 @@ class Patience:
         if port:
             by = min(by, self._silent_since + _PORT_SECONDS)
         if self.is_leaving:
-            by = min(by, self._leave_by)
-            if not amid:
-                by = min(by, self._silent_since + _PAUSE_SECONDS)
+            pause = self._silent_since + _PAUSE_SECONDS
+            by = min(by, max(self._leave_by, pause) if amid else pause)
         return max(0.0, by - now)
