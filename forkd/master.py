@@ -13,7 +13,7 @@ import selectors
 import signal
 import time
 
-from forkd.messages import Answer, LinkMessage, Ready, Reap, Rows, SessionPage, Unable
+from forkd.messages import Answer, AskSessions, LinkMessage, Ready, Reap, Rows, SessionPage, Unable
 from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
 from forkd.supervisor.acts import Acts
@@ -219,6 +219,8 @@ class Master:
                 self._requests.on_page(key, message)
             case Answer():
                 self._requests.on_answer(key, message)
+            case AskSessions():
+                self._requests.on_ask(key, message)
             case Rows():
                 self._requests.on_rows(key, message)
             case _:

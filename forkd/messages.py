@@ -137,6 +137,12 @@ class SessionPage(_Link, frozen=True, tag="session-page"):
     more: bool
 
 
+class AskSessions(_Link, frozen=True, tag="ask-sessions"):
+    """A worker wants to know of the sessions of all; told in `SessionPage`s with its tag."""
+
+    tag: int
+
+
 class Answer(_Link, frozen=True, tag="answer"):
     """The answer to a tagged question."""
 
@@ -191,6 +197,7 @@ LinkMessage = (
     | Ready
     | Unable
     | SessionPage
+    | AskSessions
     | Answer
     | Rows
 )

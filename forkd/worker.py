@@ -38,6 +38,7 @@ from forkd.seat import BoundListener, ChildSeat
 from forkd.serving import tlscontext
 from forkd.serving.accept import describe_peer, session_ids
 from forkd.serving.admission import arrive
+from forkd.serving.census import Census
 from forkd.serving.confine import confine
 from forkd.serving.core import Core, Peer
 from forkd.serving.draining import Draining
@@ -125,6 +126,7 @@ class Worker:
         self._ftp = FtpSettings.of(config, self._tls)
         self._sessions = Sessions(self._epoll, self._pool, self._mailbox, log)
         self._roll = Roll(self._sessions, seat.slot, self._link, log)
+        self._census = Census(self._link)
         self._watched: dict[int, Callable[[], None]] = {}
         self._listeners = {held.socket.fileno(): held for held in seat.listeners}
         self._accepting = False
@@ -155,7 +157,7 @@ class Worker:
             hashes_full=lambda: self._sessions.hashes_full,
             watch=self._watch,
             unwatch=self._unwatch,
-            sessions=self._roll.infos,
+            ask_sessions=self._census.ask,
         )
 
     def serve(self) -> None:
@@ -343,6 +345,8 @@ class Worker:
                 self._link.send(messages.Answer(tag, {"kicked": self._roll.kick_user(user)}))
             case messages.AccountChanged():
                 self._roll.account_changed(message.name)
+            case messages.SessionPage():
+                self._census.on_page(message)
             case messages.CloseDoors():
                 self._close_doors(message.timeout)
             case messages.OpenDoors():

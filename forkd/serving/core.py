@@ -50,8 +50,8 @@ class Core:
     """Whether whoever brings a password is to come again later."""
     watch: Watch
     unwatch: Callable[[int], None]
-    sessions: Callable[[], list[SessionInfo]]
-    """Those of this worker."""
+    ask_sessions: Callable[[Callable[[list[SessionInfo]], None]], Callable[[], None]]
+    """Hear, some time later, of the sessions of all workers; the answer calls that off."""
 
 
 @dataclass(frozen=True, slots=True)

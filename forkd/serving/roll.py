@@ -44,10 +44,6 @@ class Roll:
         self._log = log
         self._calls: deque[_Call] = deque()
 
-    def infos(self) -> list[SessionInfo]:
-        """All of them, at once."""
-        return [session.info(self._slot) for session in self._sessions]
-
     def call(self, question: ListSessions) -> None:
         """Begin to tell who is here; `turn` goes on."""
         self._calls.append(_Call(question, deque(self._sessions)))

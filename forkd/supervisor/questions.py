@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from forkd.messages import Answer, LinkMessage, Rows, SessionInfo, SessionPage
+from forkd.messages import Answer, LinkMessage, Rows, SessionInfo, SessionPage, encode
 from forkd.supervisor.control import Asker
 
+PAGE_BYTES = 48 * 1024
+"""Sessions in one message to a child, as JSON: it must fit in a packet."""
 ANSWER_TIMEOUT = 2.0
 """Seconds a child may be silent."""
 
@@ -125,3 +127,17 @@ class Questions:
     def _finish(self, tag: int, question: Question) -> None:
         if self._open.pop(tag, None):
             question.finish(question)
+
+
+def pages(sessions: Iterable[SessionInfo]) -> list[list[SessionInfo]]:
+    """At least one page, none too large for a packet."""
+    found: list[list[SessionInfo]] = [[]]
+    size = 0
+    for session in sessions:
+        own = len(encode(session))
+        if size + own > PAGE_BYTES and found[-1]:
+            found.append([])
+            size = 0
+        found[-1].append(session)
+        size += own
+    return found

@@ -13,6 +13,7 @@ from forkd import reports
 from forkd.messages import (
     AccountChanged,
     Answer,
+    AskSessions,
     ChangeLogLevel,
     Check,
     ControlRequest,
@@ -43,10 +44,10 @@ from forkd.messages import (
     Workers,
 )
 from forkd.supervisor import drainage
-from forkd.supervisor.control import Asker
+from forkd.supervisor.control import Asker, Nobody
 from forkd.supervisor.drainage import Drainage
 from forkd.supervisor.orders import Orders
-from forkd.supervisor.questions import Question, Questions
+from forkd.supervisor.questions import Question, Questions, pages
 from forkd.supervisor.reload import WORKERS_MAX
 from forkd.units import format_count
 
@@ -149,7 +150,17 @@ class Requests:
             case _:
                 asker.failed("bad-request", "forkd does not know how to do that")
 
-    # what children say
+    # what children ask and say
+
+    def on_ask(self, key: int, asked: AskSessions) -> None:
+        """A child wants to know of all sessions."""
+
+        def tell(question: Question) -> None:
+            found = pages(sorted(question.sessions, key=lambda session: session.since))
+            for number, page in enumerate(found, 1):
+                self._daemon.send(key, SessionPage(asked.tag, page, number < len(found)))
+
+        self._questions.ask("worker", ListSessions, Nobody(), tell)
 
     def on_page(self, key: int, page: SessionPage) -> None:
         self._questions.on_page(key, page)

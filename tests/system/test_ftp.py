@@ -594,6 +594,23 @@ def test_what_an_account_may_not_do(site: Site, user: str, ftp: FtpPeer) -> None
     assert drop.ask("SITE WHO").startswith("550")
 
 
+def test_an_administrator_sees_the_sessions_of_all_workers(serve: Serve) -> None:
+    site = serve(ftp={"admins": '["root"]', "tls": '"allow"'}, server={"workers": "3"})
+    site.daemon.add_user("root")
+    names = [site.new_user() for _ in range(12)]
+    users = [site.log_in(name) for name in names]
+    admin = site.log_in("root")
+    everybody = json.loads(site.daemon.ctl("--json", "sessions").stdout)
+    assert len({session["slot"] for session in everybody}) > 1
+    told = admin.ask("SITE WHO")
+    assert told.startswith("200"), told
+    for name in (*names, "root"):
+        assert f" {name} 127.0.0.1:" in told
+    users[0].close()
+    wait_for(lambda: f" {names[0]} " not in admin.ask("SITE WHO"))
+    assert users[1].ask("SITE WHO").startswith("550")
+
+
 def test_nothing_outside_the_folder_is_reached(site: Site, user: str, ftp: FtpPeer) -> None:
     (home(site, user) / "out").symlink_to("/etc/passwd")
     (home(site, user) / "up").symlink_to("..")

@@ -37,6 +37,8 @@ def carry_out(context: Context, request: Request) -> Task | None:
     match request:
         case requests.Digest():
             return Hashing(context, login, request)
+        case requests.Tell("WHO"):
+            return telling.TellingWho(context, login)
         case requests.Rename():
             return _rename(context, login, request)
         case OnPath():
@@ -93,8 +95,6 @@ def _answer(context: Context, login: Login, request: Request) -> None:
             talk.finish(200, "The mode is set.")
         case requests.Tell("QUOTA"):
             telling.tell_quota(context, login)
-        case requests.Tell("WHO"):
-            telling.tell_who(context, login)
         case _:
             raise Negative(502, "that is not implemented")
 
