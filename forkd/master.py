@@ -13,7 +13,16 @@ import selectors
 import signal
 import time
 
-from forkd.messages import Answer, AskSessions, LinkMessage, Ready, Reap, Rows, SessionPage, Unable
+from forkd.messages import (
+    Answer,
+    AskSessions,
+    LinkMessage,
+    Ready,
+    Reap,
+    Rows,
+    SessionPage,
+    Unable,
+)
 from forkd.scoreboard import MASTER_ROW, State
 from forkd.seat import ChildSeat
 from forkd.supervisor.acts import Acts

@@ -19,28 +19,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from forkd.controlmessages import (
+    ControlAnswer,
+    ControlRequest,
+    Done,
+    Failed,
+    Progress,
+    Status,
+    decode_answer,
+)
 from forkd.ledger import file as ledgerfile
 from forkd.ledger.file import LedgerFile
 from forkd.link import Link
 from forkd.messages import (
     AccountChanged,
     Answer,
-    ControlAnswer,
-    ControlRequest,
-    Done,
     Drain,
-    Failed,
     Kick,
     ListSessions,
-    Progress,
     Ready,
     Reap,
     SessionInfo,
     SessionPage,
-    Status,
     Unable,
     Verify,
-    decode_answer,
     encode,
 )
 from forkd.scoreboard import State

@@ -18,8 +18,8 @@ import forkd
 from forkd.accounts import open_accounts
 from forkd.cli import Exit, main
 from forkd.config import load
+from forkd.controlmessages import Reload
 from forkd.demo import QUOTA
-from forkd.messages import Reload
 from forkd.quota import open_ledger
 
 

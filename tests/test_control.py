@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from forkd.messages import (
+from forkd.controlmessages import (
     ControlRequest,
     Done,
     Failed,
@@ -21,8 +21,8 @@ from forkd.messages import (
     Status,
     Workers,
     decode_answer,
-    encode,
 )
+from forkd.messages import encode
 from forkd.peercred import Caller
 from forkd.supervisor.control import CLIENTS_MAX, Asker, ControlServer
 from forkd.supervisor.controlsession import REQUEST_MAX

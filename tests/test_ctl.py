@@ -26,7 +26,7 @@ import msgspec
 import pytest
 
 from forkd import config as configuration
-from forkd import ctl, messages
+from forkd import controlmessages, ctl
 from forkd.accounts import open_accounts
 from forkd.admin import ask
 from forkd.admin.exits import CtlError, Exit
@@ -94,8 +94,8 @@ class Daemon:
     """Serves the control socket on a thread, with `answer` for what a request means."""
 
     path: str
-    answer: Callable[[messages.ControlRequest, Asker], None]
-    asked: list[messages.ControlRequest] = field(default_factory=list)
+    answer: Callable[[controlmessages.ControlRequest, Asker], None]
+    asked: list[controlmessages.ControlRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -107,7 +107,7 @@ class Daemon:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def _handle(self, request: messages.ControlRequest, asker: Asker) -> None:
+    def _handle(self, request: controlmessages.ControlRequest, asker: Asker) -> None:
         self.asked.append(request)
         self.answer(request, asker)
 
@@ -159,7 +159,7 @@ class Ctl:
         assert (code, err) == (0, "")
         return json.loads(out)
 
-    def serve(self, answer: Callable[[messages.ControlRequest, Asker], None]) -> Daemon:
+    def serve(self, answer: Callable[[controlmessages.ControlRequest, Asker], None]) -> Daemon:
         daemon = Daemon(str(self.folder / "control.sock"), answer)
         self.daemons.append(daemon)
         return daemon
@@ -177,7 +177,7 @@ def forkctl(
         daemon.close()
 
 
-def done(body: dict[str, Any]) -> Callable[[messages.ControlRequest, Asker], None]:
+def done(body: dict[str, Any]) -> Callable[[controlmessages.ControlRequest, Asker], None]:
     return lambda _, asker: asker.done(body)
 
 
@@ -414,8 +414,8 @@ def test_status_understands_what_an_other_version_leaves_out() -> None:
 
 
 def test_reload_shows_its_progress(forkctl: Ctl) -> None:
-    def answer(request: messages.ControlRequest, asker: Asker) -> None:
-        assert isinstance(request, messages.Reload)
+    def answer(request: controlmessages.ControlRequest, asker: Asker) -> None:
+        assert isinstance(request, controlmessages.Reload)
         asker.progress("checking ... ok")
         asker.progress("changed: nothing")
         asker.done({"generation": 4})
@@ -462,7 +462,7 @@ def test_a_daemon_is_found_that_serves_this_very_file(forkctl: Ctl, text: str) -
     Path(forkctl.config_path).write_text(text.format(forkctl.folder))
     assert forkctl("status")[0] == 0
     assert forkctl("reload")[0] == 0
-    assert daemon.asked[-1] == messages.Reload()
+    assert daemon.asked[-1] == controlmessages.Reload()
 
 
 @pytest.mark.parametrize(("text", "code"), [(BROKEN, 4), (MOVED, 3)])
@@ -470,7 +470,7 @@ def test_a_daemon_of_another_file_is_not_taken_for_it(forkctl: Ctl, text: str, c
     daemon = forkctl.serve(done(BODY))
     Path(forkctl.config_path).write_text(text.format(forkctl.folder))
     assert forkctl("reload")[0] == code
-    assert messages.Reload() not in daemon.asked
+    assert controlmessages.Reload() not in daemon.asked
 
 
 def test_where_nothing_is_certain_all_that_is_known_is_told(forkctl: Ctl) -> None:
@@ -529,15 +529,15 @@ def test_sessions_that_are_missing_are_told(forkctl: Ctl) -> None:
 
 
 def test_kick_and_workers(forkctl: Ctl) -> None:
-    def answer(request: messages.ControlRequest, asker: Asker) -> None:
+    def answer(request: controlmessages.ControlRequest, asker: Asker) -> None:
         match request:
-            case messages.KickSession(session="a1"):
+            case controlmessages.KickSession(session="a1"):
                 asker.done({"kicked": 1})
-            case messages.KickSessions(user="alice"):
+            case controlmessages.KickSessions(user="alice"):
                 asker.done({"kicked": 3})
-            case messages.KickSessions():
+            case controlmessages.KickSessions():
                 asker.done({"kicked": 0})
-            case messages.Workers(count=3):
+            case controlmessages.Workers(count=3):
                 asker.done({"workers": 3})
             case _:
                 asker.failed("not-found", "there is no such session (any more)")
@@ -554,8 +554,8 @@ def test_quota_verify(forkctl: Ctl) -> None:
     right = {"user": "a", "charged": 5, "actual": 5, "drift": 0, "fixed": False, "exact": True}
     wrong = right | {"user": "b", "charged": 9, "drift": 4}
 
-    def answer(request: messages.ControlRequest, asker: Asker) -> None:
-        assert isinstance(request, messages.VerifyQuota)
+    def answer(request: controlmessages.ControlRequest, asker: Asker) -> None:
+        assert isinstance(request, controlmessages.VerifyQuota)
         known = [right, wrong | {"fixed": request.fix}]
         asker.done({"accounts": [a for a in known if request.user in (None, a["user"])]})
 
@@ -564,7 +564,10 @@ def test_quota_verify(forkctl: Ctl) -> None:
     assert (code, "wrong" in out, "--fix" in out) == (1, True, True)
     code, out, _ = forkctl("quota", "verify", "--fix", "b")
     assert (code, "mended" in out, "+4" in out) == (0, True, True)
-    assert daemon.asked == [messages.VerifyQuota(None, False), messages.VerifyQuota("b", True)]
+    assert daemon.asked == [
+        controlmessages.VerifyQuota(None, False),
+        controlmessages.VerifyQuota("b", True),
+    ]
     code, _, err = forkctl("quota", "verify", "c")
     assert (code, err) == (1, "forkctl: there is no account named 'c'\n")
 
@@ -575,7 +578,7 @@ def test_a_running_daemon_hears_of_every_change(forkctl: Ctl) -> None:
     forkctl("user", "passwd", "alice", "--generate")
     forkctl("user", "set", "alice", "--disable")
     forkctl("user", "remove", "alice")
-    assert daemon.asked == [messages.TellAccountChanged("alice")] * 4
+    assert daemon.asked == [controlmessages.TellAccountChanged("alice")] * 4
 
 
 def test_a_daemon_that_cannot_be_told_is_no_secret(forkctl: Ctl) -> None:
@@ -609,8 +612,8 @@ def test_stop_returns_when_the_process_is_gone(forkctl: Ctl) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert process.stdin is not None
 
-    def answer(request: messages.ControlRequest, asker: Asker) -> None:
-        if isinstance(request, messages.Status):
+    def answer(request: controlmessages.ControlRequest, asker: Asker) -> None:
+        if isinstance(request, controlmessages.Status):
             asker.done({"pid": process.pid})
         else:
             asker.progress("2 transfers are under way")
@@ -625,7 +628,7 @@ def test_stop_returns_when_the_process_is_gone(forkctl: Ctl) -> None:
         assert info is not None  # it is gone, not about to go
         assert code == 0
         assert out == "2 transfers are under way\nforkd has stopped\n"
-        assert daemon.asked[-1] == messages.Stop(now=True)
+        assert daemon.asked[-1] == controlmessages.Stop(now=True)
     finally:
         process.kill()
         process.wait()

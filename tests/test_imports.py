@@ -15,7 +15,16 @@ PACKAGE = Path(__file__).parent.parent / "forkd"
 
 LAYERS = (
     ("errors", "units", "listen", "configlines", "folders", "title"),
-    ("config", "syscalls", "scoreboard", "messages", "protocol", "verbs", "ftp."),
+    (
+        "config",
+        "syscalls",
+        "scoreboard",
+        "messages",
+        "controlmessages",
+        "protocol",
+        "verbs",
+        "ftp.",
+    ),
     ("ledger.locks", "ledger.layout", "storage.tree"),
     ("accounts", "storage.localtree", "storage.names", "digest", "ledger.file", "storage.sidecar"),
     ("storage.store", "quota", "storage.partials", "limits.", "events."),

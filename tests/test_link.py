@@ -6,7 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 from forkd.link import MAX_PACKET, QUEUE_MAX, Link, link_pair
-from forkd.messages import AccountChanged, Answer, Drain, Kick, Ready, Unable
+from forkd.messages import (
+    AccountChanged,
+    Answer,
+    Drain,
+    Kick,
+    Ready,
+    Unable,
+)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from masterrig import Daemon, children_of, cmdline, gone, wait_for
 
-from forkd.messages import (
+from forkd.controlmessages import (
     KickSession,
     Progress,
     Reload,

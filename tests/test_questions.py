@@ -3,7 +3,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from forkd.messages import Answer, LinkMessage, ListSessions, Rows, SessionInfo, SessionPage
+from forkd.messages import (
+    Answer,
+    LinkMessage,
+    ListSessions,
+    Rows,
+    SessionInfo,
+    SessionPage,
+)
 from forkd.supervisor.questions import ANSWER_TIMEOUT, Question, Questions
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from forkd.config import Config, Server
-from forkd.messages import (
+from forkd.controlmessages import (
     LOOKING,
     ControlRequest,
     KickSession,

@@ -20,7 +20,13 @@ from peer import DATA, ERROR, HEADER, INTERIM, NOTICE, REPLY, REQUEST, Peer, Ref
 from workerrig import PASSWORD, Nest, nest_in, read_to_the_end, wait_for
 
 from forkd.accounts import open_accounts
-from forkd.messages import AccountChanged, Drain, Kick, ListSessions, SessionPage
+from forkd.messages import (
+    AccountChanged,
+    Drain,
+    Kick,
+    ListSessions,
+    SessionPage,
+)
 from forkd.units import Bytes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import output
 from forkd.admin.controlclient import NotRunningError
 from forkd.admin.exits import CtlError, Exit
@@ -37,7 +37,7 @@ def check(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
 def _ask(site: Site, path: str | None) -> reports.Checked | None:
     """What the daemon says that serves this very file; None where none does."""
     try:
-        told = site.control().get(messages.Check(), reports.Checked, timeout=None)
+        told = site.control().get(controlmessages.Check(), reports.Checked, timeout=None)
     except NotRunningError:
         return None
     except CtlError as error:

@@ -10,9 +10,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from forkd import messages
+from forkd import controlmessages, messages
 from forkd.admin.exits import CtlError, Exit
-from forkd.messages import ControlAnswer, ControlRequest, Done, Failed, Progress, Status, Stop
+from forkd.controlmessages import (
+    ControlAnswer,
+    ControlRequest,
+    Done,
+    Failed,
+    Progress,
+    Status,
+    Stop,
+)
 
 T = TypeVar("T")
 QUICK = 10.0
@@ -71,7 +79,7 @@ class ControlClient:
                 _send(connection, messages.encode(request) + b"\n")
                 with connection.makefile("rb") as lines:
                     while line := lines.readline(_LINE_MAX):
-                        answer = messages.decode_answer(line)
+                        answer = controlmessages.decode_answer(line)
                         yield answer
                         if not isinstance(answer, Progress):
                             return

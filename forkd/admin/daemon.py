@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import output
 from forkd.admin.controlclient import ignore
 from forkd.admin.exits import Exit
@@ -17,20 +17,20 @@ from forkd.units import format_count
 
 
 def status(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    found = site.control().get(messages.Status(), reports.Status)
+    found = site.control().get(controlmessages.Status(), reports.Status)
     output.show(site.json, found, lambda: status_screen(found, time.time(), terminal_width()))
     return Exit.FAILED if found.degraded else Exit.OK
 
 
 def reload(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    return _change(site, messages.Reload())
+    return _change(site, controlmessages.Reload())
 
 
 def upgrade(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    return _change(site, messages.Upgrade())
+    return _change(site, controlmessages.Upgrade())
 
 
-def _change(site: Site, request: messages.Reload | messages.Upgrade) -> int:
+def _change(site: Site, request: controlmessages.Reload | controlmessages.Upgrade) -> int:
     """Show the steps to a new generation as they are taken."""
     lines: list[str] = []
     line = lines.append if site.json else output.progress
@@ -47,14 +47,14 @@ def stop(site: Site, args: argparse.Namespace) -> int:
 
 
 def workers(site: Site, args: argparse.Namespace) -> int:
-    done = site.control().get(messages.Workers(args.count), reports.Workers)
+    done = site.control().get(controlmessages.Workers(args.count), reports.Workers)
     told = f"{format_count(done.workers, 'worker')} until the next reload"
     output.show(site.json, done, lambda: told)
     return Exit.OK
 
 
 def loglevel(site: Site, args: argparse.Namespace) -> int:
-    done = site.control().get(messages.ChangeLogLevel(args.level), reports.LogLevel)
+    done = site.control().get(controlmessages.ChangeLogLevel(args.level), reports.LogLevel)
     told = f"every process logs from {done.level} on, until the next reload"
     output.show(site.json, done, lambda: told)
     return Exit.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import output
 from forkd.admin.controlclient import ignore
 from forkd.admin.exits import Exit
@@ -15,9 +15,9 @@ from forkd.units import format_count
 def drain(site: Site, args: argparse.Namespace) -> int:
     """Returns when the last session has ended; whoever interrupts it lets forkd go on draining."""
     timeout = None if args.timeout is None else float(args.timeout)
-    request: messages.ControlRequest = messages.StopServing(timeout)
+    request: controlmessages.ControlRequest = controlmessages.StopServing(timeout)
     if args.slot is not None:
-        request = messages.ReplaceWorker(args.slot, timeout)
+        request = controlmessages.ReplaceWorker(args.slot, timeout)
     line = ignore if site.json else output.progress
     done = site.control().get(request, reports.Drained, line, timeout=None)
 
@@ -32,6 +32,6 @@ def drain(site: Site, args: argparse.Namespace) -> int:
 
 
 def undrain(site: Site, args: argparse.Namespace) -> int:  # noqa: ARG001
-    done = site.control().get(messages.ServeAgain(), reports.Serving)
+    done = site.control().get(controlmessages.ServeAgain(), reports.Serving)
     output.show(site.json, done, lambda: "forkd takes sessions again")
     return Exit.OK

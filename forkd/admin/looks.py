@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin.controlclient import ControlClient
 from forkd.admin.results import Frame, Session, User
 from forkd.messages import SessionInfo
@@ -30,7 +30,7 @@ class Look:
 
 def take(control: ControlClient, user: str = "", state: str = "") -> Look:
     """Look at the sessions.  Raises CtlError."""
-    found = control.get(messages.Sessions(user, state), reports.SessionList)
+    found = control.get(controlmessages.Sessions(user, state), reports.SessionList)
     moved = {each.id: (each.bytes_up, each.bytes_down) for each in found.sessions}
     return Look(time.monotonic(), found, moved)
 

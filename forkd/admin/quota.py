@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import output, records, render
 from forkd.admin.controlclient import ignore
 from forkd.admin.exits import CtlError, Exit
@@ -33,7 +33,7 @@ def quota(site: Site, args: argparse.Namespace) -> int:
 
 def verify(site: Site, args: argparse.Namespace) -> int:
     """Exit code 1 when an account is charged wrongly and stays so."""
-    request = messages.VerifyQuota(args.name, args.fix)
+    request = controlmessages.VerifyQuota(args.name, args.fix)
     line = ignore if site.json else output.progress
     found = site.control().get(request, reports.Comparisons, line, timeout=None).accounts
     if args.name is not None and not found:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin.book import open_book
 from forkd.admin.controlclient import NotRunningError
 from forkd.admin.exits import CtlError, Exit
@@ -30,7 +30,7 @@ def accounts(site: Site, name: str = "") -> list[reports.Account]:
     """All accounts by name, or the one of this name.  Raises CtlError, and Refusal not-found."""
     config = _own_config(site)
     if config is None:
-        found = _ask(site, messages.ListAccounts(name), reports.Account)
+        found = _ask(site, controlmessages.ListAccounts(name), reports.Account)
     else:
         become_owner(config)
         with _limits(config) as limits:
@@ -52,7 +52,7 @@ def bans(site: Site) -> list[reports.Ban]:
     """The addresses with failed log-ins, those that are banned first.  Raises CtlError."""
     config = _own_config(site)
     if config is None:
-        return _ask(site, messages.ListBans(), reports.Ban)
+        return _ask(site, controlmessages.ListBans(), reports.Ban)
     with _own_limits(config) as limits:
         return accounting.ban_reports(limits)
 
@@ -61,7 +61,7 @@ def lift(site: Site, origin: str) -> bool:
     """Forget an address's failures; False where there were none.  Raises CtlError."""
     config = _own_config(site)
     if config is None:
-        return bool(_ask(site, messages.LiftBan(origin), reports.Ban))
+        return bool(_ask(site, controlmessages.LiftBan(origin), reports.Ban))
     with _own_limits(config) as limits:
         return limits.lift(origin)
 
@@ -77,7 +77,7 @@ def _own_config(site: Site) -> Config | None:
     return config if is_owner(config) else None
 
 
-def _ask(site: Site, request: messages.ControlRequest, kind: type[T]) -> list[T]:
+def _ask(site: Site, request: controlmessages.ControlRequest, kind: type[T]) -> list[T]:
     try:
         body = site.control().call(request)
     except NotRunningError as error:

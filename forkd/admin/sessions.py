@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import looks, output
 from forkd.admin.exits import Exit
 from forkd.admin.looks import TRANSFERS, Look
@@ -33,10 +33,10 @@ def transfers(site: Site, args: argparse.Namespace) -> int:
 def kick(site: Site, args: argparse.Namespace) -> int:
     """Exit code 1 when there was nobody to kick."""
     if args.user is not None:
-        done = site.control().get(messages.KickSessions(args.user), reports.Kicked)
+        done = site.control().get(controlmessages.KickSessions(args.user), reports.Kicked)
         told = f"{format_count(done.kicked, 'session')} of {args.user} ended"
     else:
-        done = site.control().get(messages.KickSession(args.id), reports.Kicked)
+        done = site.control().get(controlmessages.KickSession(args.id), reports.Kicked)
         told = f"session {args.id} is ended"
     output.show(site.json, done, lambda: told)
     return Exit.OK if done.kicked else Exit.FAILED

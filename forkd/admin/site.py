@@ -20,8 +20,8 @@ from forkd import config as configuration
 from forkd.admin.controlclient import ControlClient, NotRunningError
 from forkd.admin.exits import CtlError, Exit
 from forkd.config import Config
+from forkd.controlmessages import Status
 from forkd.errors import ConfigError, StartError
-from forkd.messages import Status
 from forkd.supervisor import privileges
 
 SOCKET_NAME = "control.sock"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.admin import looks, render
 from forkd.admin.controlclient import ControlClient
 from forkd.admin.exits import Exit
@@ -64,12 +64,12 @@ class Watch:
 
     def frames(self, most: int | None) -> Iterator[Frame]:
         """At most so many; raises CtlError.  The first one comes after an interval."""
-        state = self._control.get(messages.Status(), reports.Status)
+        state = self._control.get(controlmessages.Status(), reports.Status)
         look = looks.take(self._control, self._user)
         made = 0
         while most is None or made < most:
             self.sleep(self._interval)
-            before, state = state, self._control.get(messages.Status(), reports.Status)
+            before, state = state, self._control.get(controlmessages.Status(), reports.Status)
             earlier, look = look, looks.take(self._control, self._user)
             if state.pid != before.pid or state.uptime < before.uptime:
                 continue  # another daemon: there is nothing to compare it with

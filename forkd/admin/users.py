@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from forkd import messages, reports
+from forkd import controlmessages, reports
 from forkd.accounts import ALL_PERMISSIONS, DEFAULT, check_name
 from forkd.admin import ask, output, records, render
 from forkd.admin.book import Book, open_book
@@ -170,7 +170,7 @@ def _password(config: Config, args: argparse.Namespace) -> str:
 def _tell(site: Site, name: str) -> int:
     """Let a running daemon look at the account anew."""
     try:
-        site.control().call(messages.TellAccountChanged(name))
+        site.control().call(controlmessages.TellAccountChanged(name))
     except NotRunningError:
         pass  # it will read the accounts when it starts
     except CtlError as error:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 
 from forkd.link import Link
 from forkd.log import Log
-from forkd.messages import ListSessions, SessionInfo, SessionPage, encode
+from forkd.messages import (
+    ListSessions,
+    SessionInfo,
+    SessionPage,
+    encode,
+)
 from forkd.serving.session import Session
 from forkd.serving.sessions import Sessions
 

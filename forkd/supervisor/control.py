@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from forkd.messages import ControlRequest
+from forkd.controlmessages import ControlRequest
 from forkd.peercred import Caller, caller_of
 from forkd.supervisor.controlsession import ControlSession
 from forkd.supervisor.controlsocket import ControlSocket

@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from forkd.messages import (
+from forkd.controlmessages import (
     ControlAnswer,
     ControlRequest,
     Done,
     Failed,
     Progress,
     decode_control,
-    encode,
 )
+from forkd.messages import encode
 from forkd.supervisor.estate import HeldClient
 
 REQUEST_MAX = 65536

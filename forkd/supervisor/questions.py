@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from forkd.messages import Answer, LinkMessage, Rows, SessionInfo, SessionPage, encode
+from forkd.messages import (
+    Answer,
+    LinkMessage,
+    Rows,
+    SessionInfo,
+    SessionPage,
+    encode,
+)
 from forkd.supervisor.control import Asker
 
 PAGE_BYTES = 48 * 1024

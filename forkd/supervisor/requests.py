@@ -10,38 +10,40 @@ from collections.abc import Callable
 from typing import Protocol
 
 from forkd import reports
-from forkd.messages import (
-    AccountChanged,
-    Answer,
-    AskSessions,
+from forkd.controlmessages import (
     ChangeLogLevel,
     Check,
     ControlRequest,
-    Inform,
-    Kick,
     KickSession,
     KickSessions,
-    KickUser,
     LiftBan,
-    LinkMessage,
     ListAccounts,
     ListBans,
-    ListSessions,
-    LogLevel,
     Reload,
     ReplaceWorker,
-    Rows,
     ServeAgain,
-    SessionPage,
     Sessions,
     Status,
     Stop,
     StopServing,
     TellAccountChanged,
     Upgrade,
-    Verify,
     VerifyQuota,
     Workers,
+)
+from forkd.messages import (
+    AccountChanged,
+    Answer,
+    AskSessions,
+    Inform,
+    Kick,
+    KickUser,
+    LinkMessage,
+    ListSessions,
+    LogLevel,
+    Rows,
+    SessionPage,
+    Verify,
 )
 from forkd.supervisor import drainage
 from forkd.supervisor.control import Asker, Nobody

@@ -9,7 +9,7 @@ import grp
 from dataclasses import dataclass
 
 from forkd.config import Config
-from forkd.messages import LOOKING, ControlRequest
+from forkd.controlmessages import LOOKING, ControlRequest
 from forkd.peercred import Caller
 
 DENIED = "denied"

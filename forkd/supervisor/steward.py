@@ -9,8 +9,9 @@ from typing import Protocol
 import msgspec
 
 from forkd import reports
+from forkd.controlmessages import LOOKING, ControlRequest
 from forkd.log import Log
-from forkd.messages import LOOKING, ControlRequest, LinkMessage, LogLevel, SetLogLevel
+from forkd.messages import LinkMessage, LogLevel, SetLogLevel
 from forkd.peercred import Caller, user_name
 from forkd.scoreboard import Scoreboard, State
 from forkd.supervisor.changeover import Changeover

@@ -13,7 +13,7 @@ from ftppeer import Site
 from rig import PASSWORD, wait_for
 
 from forkd.admin.controlclient import ControlClient
-from forkd.messages import Sessions
+from forkd.controlmessages import Sessions
 
 PATIENCE = 90.0
 MIB = 1024 * 1024

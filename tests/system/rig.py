@@ -21,7 +21,7 @@ from peer import Peer
 
 from forkd.admin.controlclient import ControlClient
 from forkd.admin.exits import CtlError
-from forkd.messages import Status
+from forkd.controlmessages import Status
 
 BIN = Path(sys.executable).parent
 PASSWORD = "correct horse 42"

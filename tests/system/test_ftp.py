@@ -24,7 +24,7 @@ from ftppeer import FtpPeer, Site, hang_up, read_all, reset, serving_ftp
 from rig import PASSWORD, wait_for
 
 from forkd.admin.controlclient import ControlClient
-from forkd.messages import Sessions
+from forkd.controlmessages import Sessions
 
 MIB = 1024 * 1024
 

@@ -21,7 +21,7 @@ from rig import Daemon, wait_for
 from torture import Tell, scale
 
 from forkd.admin.controlclient import ControlClient
-from forkd.messages import Sessions
+from forkd.controlmessages import Sessions
 
 pytestmark = pytest.mark.torture
 

@@ -19,8 +19,8 @@ from rig import PASSWORD, Daemon, wait_for
 from torture import Tell, scale
 
 from forkd.admin.controlclient import ControlClient
+from forkd.controlmessages import Sessions
 from forkd.errors import CODES
-from forkd.messages import Sessions
 
 pytestmark = pytest.mark.torture
 

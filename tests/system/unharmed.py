@@ -13,7 +13,7 @@ from measure import MIB, anonymous, descriptors, worker_pids
 from rig import wait_for
 
 from forkd.admin.controlclient import ControlClient
-from forkd.messages import Sessions
+from forkd.controlmessages import Sessions
 
 LIMITS = {
     "login_timeout": '"3s"',
