@@ -16,6 +16,7 @@ import time
 
 from forkd.doors.ftp.context import Context, Task
 from forkd.doors.ftp.dataport import DataPort
+from forkd.doors.ftp.ending import Ending
 from forkd.doors.ftp.gate import Gate
 from forkd.doors.ftp.patience import Patience
 from forkd.doors.ftp.requests import carry_out
@@ -33,8 +34,6 @@ from forkd.serving.session import AGAIN, Activity, Closed, Job, Outcome, Park, W
 from forkd.serving.transport import READABLE, Plain, Tls
 
 _EVENTS_A_STEP = 16
-_LINGER_SECONDS = 2.0
-"""How long the client may take to read the last reply."""
 _LOOK_SECONDS = 0.5
 """How often a leaving worker looks whether a client has read its last download."""
 
@@ -50,7 +49,6 @@ class FtpDoor:
         "_gate",
         "_handshake",
         "_kicked",
-        "_linger_until",
         "_patience",
         "_refusal",
         "_stuck",
@@ -77,11 +75,10 @@ class FtpDoor:
         data = DataPort(sock, peer.session, core.log)
         wire = Wire(Plain(sock), talk, buffer)
         self._context = Context(core, peer, settings, wire, talk, data, activity, buffer)
-        self._gate = Gate(self._context, self._end, self.kick)
+        self._ending = Ending(self._context)
+        self._gate = Gate(self._context, self._ending.begin, self.kick)
         self._patience = Patience(core.config.limits, time.monotonic())
-        self._linger_until = 0.0
         self._task: Task | None = None
-        self._ending: str | None = None
         self._handshake = implicit
         self._changed = False
         self._kicked = False
@@ -97,10 +94,8 @@ class FtpDoor:
     def _greet(self) -> None:
         if self._refusal is None:
             self._context.talk.greet()
-            return
-        self._context.negative(self._refusal)
-        self._context.talk.say(421, self._refusal.message)
-        self._end("refused")
+        else:
+            self._ending.refuse(self._refusal, "refused")
 
     # the steps
 
@@ -126,10 +121,10 @@ class FtpDoor:
     def _go_on(self) -> Outcome | None:
         """One thing; None when there may be another at once."""
         context, wire = self._context, self._context.wire
-        if self._linger_until:
-            return self._linger()
+        if self._ending.lingering:
+            return self._ending.linger()
         if self._kicked:
-            return self._leave_at_once()
+            return self._ending.at_once(heard=not self._handshake)
         if self._handshake and not self._shake_hands():
             return Park(wire.transport.wants, self._patience_left())
         if self._changed:
@@ -138,15 +133,15 @@ class FtpDoor:
         self._stuck = (context.talk.crowded or wire.blocked) and not wire.flush()
         if self._stuck:
             return Park(wire.transport.wants, context.core.config.limits.stall_timeout)
-        request = None if self._ending is not None else context.talk.next_request()
+        request = None if self._ending.reason is not None else context.talk.next_request()
         if request is not None:
             return self._on_request(request)
         if context.talk.crowded:
             return None
         if self._task is not None:
             return self._go_on_with(self._task)
-        if self._ending is not None:
-            return self._finish()
+        if self._ending.reason is not None:
+            return self._ending.finish()
         late = self._patience.is_over(time.monotonic(), stranger=context.login is None)
         if late and not context.lingers:
             self._say_too_late()
@@ -217,7 +212,7 @@ class FtpDoor:
             case requests.Status():
                 tell_status(context)
             case requests.Leave():
-                self._end("quit")
+                self._ending.begin("quit")
             case requests.StartTls():
                 return self._start_tls()
             case requests.OpenPassive() | requests.UseActive() if self._patience.is_late(
@@ -246,42 +241,12 @@ class FtpDoor:
         else:
             context.talk.say(225, "It is too late to break that off.")
 
-    # the end
-
-    def _end(self, reason: str) -> None:
-        self._ending = self._ending or reason
-
-    def _finish(self) -> Outcome | None:
-        """Send what was said, then let the client read it."""
-        wire = self._context.wire
-        if not wire.flush():
-            return Park(wire.transport.wants, self._context.core.config.limits.stall_timeout)
-        wire.transport.shutdown()
-        self._linger_until = time.monotonic() + _LINGER_SECONDS
-        return None
-
-    def _linger(self) -> Outcome | None:
-        """A close with unread bytes would destroy the last reply on its way."""
-        count = self._context.wire.transport.receive_into(self._context.buffer)
-        if count is None:
-            return Park(self._context.wire.transport.wants, _LINGER_SECONDS)
-        late = time.monotonic() > self._linger_until
-        return Closed(self._ending or "") if late or not count else None
-
-    def _leave_at_once(self) -> Outcome:
-        context = self._context
-        if not self._handshake:
-            context.talk.say(421, "an administrator ended this session")
-            context.core.row.add("refusals_total:kicked")
-            context.wire.flush()
-        return Closed("kicked")
-
     # what comes from outside
 
     def failed(self, error: BaseException) -> Outcome:
         context = self._context
-        if self._linger_until:
-            return Closed(self._ending or "")
+        if self._ending.lingering:
+            return self._ending.closed()
         if isinstance(error, ProtocolAbuse):
             context.core.log.warning(
                 "protocol-abuse",
@@ -311,28 +276,24 @@ class FtpDoor:
             if reply is not None:
                 self._answer(reply, "timeout")
             return AGAIN
-        if self._ending is None and not self._handshake and not self._stuck:
+        if self._ending.reason is None and not self._handshake and not self._stuck:
             if self._patience.is_leaving:
                 return AGAIN
             context.data.close()  # a port that nobody used need not be the end
             left = self._patience_left()
             if left > 0:
                 return Park(READABLE, left)
-        if not self._linger_until and not self._handshake:
+        if not self._ending.lingering and not self._handshake:
             self._say_too_late()
             context.wire.flush()
         return Closed("timed out")
 
     def _say_too_late(self) -> None:
         """The session's time is over."""
-        context = self._context
         if self._patience.is_leaving:
-            context.talk.say(421, "the server is being restarted; connect again")
-            self._end("going away")
-            return
-        context.negative(Refusal("timeout", "nothing came for too long"))
-        context.talk.say(421, "nothing came for too long")
-        self._end("timed out")
+            self._ending.leave()
+        else:
+            self._ending.refuse(Refusal("timeout", "nothing came for too long"), "timed out")
 
     def drain(self) -> None:
         self._patience.leave(time.monotonic())
