@@ -189,7 +189,7 @@ class FtpPeer:
 
     def _memory(self, move: Move) -> float:
         """In a server of its own, whose heap holds no room that others have left."""
-        daemon = self._launch("memory")
+        daemon = self._launch(move.name)
         sessions: list[Control] = []
 
         def log_in(count: int) -> None:

@@ -40,6 +40,7 @@ TLSRequired off
 TLSProtocol TLSv1.2 TLSv1.3
 TLSECCertificateFile {cert}
 TLSECCertificateKeyFile {key}
+TLSCACertificateFile {cert}
 TLSSessionCache shm:/file={folder}/sessions
 TLSLog none
 """
