@@ -18,7 +18,8 @@ from typing import Protocol
 from bench import processes
 from bench.crew import Task, run_together
 from bench.files import Source, clear, must_equal
-from bench.ftpclient import Control, GetLarge, Place, PutLarge, SmallFiles, Visits
+from bench.ftpclient import Control, Place
+from bench.ftptasks import GetLarge, PutLarge, SmallFiles, Visits
 from bench.moves import Kind, Move, Speech
 from bench.peers import Way
 from bench.processes import BenchError
