@@ -290,3 +290,26 @@ def test_a_storm_of_abor(site: Site, dice: random.Random, tell: Tell) -> None:
         peer.ask("REST 0")
     peer.ask("DELE aborted")
     tell(transfers=storms, abors=counted)
+
+
+def test_strangers_cannot_fill_a_passive_port(folder: Path) -> None:
+    with serving_ftp(folder) as site:
+        ftp = site.log_in()
+        ftp.stor("kept", b"before")
+        found = re.search(r"\|\|\|(\d+)\|", ftp.ask("EPSV"))
+        assert found
+        target = ("127.0.0.1", int(found[1]))
+        strangers = []
+        for _ in range(300):
+            sock = socket.socket()
+            sock.bind(("127.0.0.2", 0))
+            sock.setblocking(False)
+            sock.connect_ex(target)
+            strangers.append(sock)
+        with socket.create_connection(target, 10) as data:  # before the command, as clients do
+            ftp.send("RETR kept")
+            assert read_all(data) == b"before"
+        assert ftp.reply().startswith("150")
+        assert ftp.reply().startswith("226")
+        for sock in strangers:
+            sock.close()

@@ -22,7 +22,8 @@ from forkd.ftp.replies import Negative
 from forkd.listen import PortRange
 from forkd.log import Log
 
-_BACKLOG = 8
+_BACKLOG = 1024
+"""Who may wait at a port: strangers who fill it would keep its client out.  Capped by somaxconn."""
 _TRIES = 512
 """Ports of the range that are tried."""
 _STRANGERS_MAX = 64
@@ -123,28 +124,31 @@ class DataPort:
         return self._connected(self._open)
 
     def _accept(self, listener: socket.socket) -> socket.socket | None:
-        for _ in range(_STRANGERS_MAX):
-            try:
+        strangers: list[str] = []
+        try:
+            while len(strangers) < _STRANGERS_MAX:
                 sock, address = listener.accept()
-            except BlockingIOError:
-                return None
-            except ConnectionError:
-                continue
-            except OSError as error:
-                raise Negative(425, f"no connection: {error.strerror}") from None
-            host = plain_host(address[0])
-            if host == self.peer_host or self.foreign_allowed:
-                self._listener = None
-                listener.close()
-                sock.setblocking(False)
-                return sock
-            sock.close()
-            self._log.warning(
-                "data-connection-refused",
-                session=self._session,
-                address=host,
-                expected=self.peer_host,
-            )
+                host = plain_host(address[0])
+                if host == self.peer_host or self.foreign_allowed:
+                    self._listener = None
+                    listener.close()
+                    sock.setblocking(False)
+                    return sock
+                sock.close()
+                strangers.append(host)
+        except (BlockingIOError, ConnectionError):
+            pass  # there is none, or it went away again: the next one is heard of
+        except OSError as error:
+            raise Negative(425, f"no connection: {error.strerror}") from None
+        finally:
+            if strangers:
+                self._log.warning(
+                    "data-connection-refused",
+                    session=self._session,
+                    address=strangers[-1],
+                    count=len(strangers),
+                    expected=self.peer_host,
+                )
         return None
 
     def _connect(self) -> socket.socket:
