@@ -243,10 +243,11 @@ class Worker:
         wake = partial(self._sessions.wake, fd, ident)
         name = NativeDoor.name if held.address.door == "native" else FtpDoor.name
         peer = Peer(ident, known.address, known.origin, known.trusted, name, wake)
-        door = self._door(held.address, peer, sock, activity, refusal)
-        session = Session(ident, known.address, time.time(), fd, door, activity, release)
         try:
-            self._sessions.open(session)
+            door = self._door(held.address, peer, sock, activity, refusal)
+            self._sessions.open(
+                Session(ident, known.address, time.time(), fd, door, activity, release)
+            )
         except OSError:
             release()
             raise

@@ -6,6 +6,7 @@ import contextlib
 import ftplib
 import io
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -217,3 +218,23 @@ def test_many_at_once(site: Site, user: str) -> None:
         thread.join()
     assert failures == []
     assert site.charged(user) == 8 * 5 * 20_000
+
+
+def test_connections_that_no_context_can_be_made_for_count_no_longer(tmp_path: Path) -> None:
+    """A worker at its limit of descriptors: one is left for the connection, none for the key."""
+    settings = {"server": {"workers": "1"}, "limits": {"sessions_per_address": "3"}}
+    with serving_ftp(tmp_path, **settings) as site:
+        site.new_user()
+        (worker,) = site.daemon.status()["workers"]
+        pid = worker["pid"]
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+        free = [fd for fd in range(max(taken) + 3) if fd not in taken]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[1], before[1]))
+        try:
+            for _ in range(5):
+                with socket.create_connection(("127.0.0.1", site.ftps_port), 10) as sock:
+                    assert sock.recv(1) == b""
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        site.connect(implicit=True).close()
