@@ -356,19 +356,20 @@ class Worker:
                 self._log.set_level(message.level)
 
     def _close_doors(self, timeout: float | None) -> None:
-        """Stay, but take nobody in."""
+        """Stay, but take nobody in; who leaves already has the same time for what is left."""
+        self._closes_at = FOREVER if timeout is None else time.monotonic() + timeout
         if self._draining.begun:
             return
         self._closed = True
-        self._closes_at = FOREVER if timeout is None else time.monotonic() + timeout
         self._roll.drain()
         self._show_load()
         self._row.set("state", State.DRAINING)  # from now on the counts only fall
 
     def _open_doors(self) -> None:
+        self._closes_at = FOREVER
         if self._draining.begun:
             return
-        self._closed, self._closes_at = False, FOREVER
+        self._closed = False
         self._row.set("state", State.SERVING)
 
     def _drain(self, timeout: float | None) -> None:
@@ -405,7 +406,7 @@ class Worker:
         for session in self._draining.laggards(self._sessions, now):
             self._log.info("too-slow", session=session.id, path=session.activity.path)
             self._sessions.end(session)
-        if not self._draining.begun and now >= self._closes_at:
+        if now >= self._closes_at:
             self._closes_at = FOREVER
             self._roll.kick_all()
         self._accept_again()

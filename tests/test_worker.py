@@ -22,9 +22,11 @@ from workerrig import PASSWORD, Nest, nest_in, read_to_the_end, wait_for
 from forkd.accounts import open_accounts
 from forkd.messages import (
     AccountChanged,
+    CloseDoors,
     Drain,
     Kick,
     ListSessions,
+    OpenDoors,
     SessionPage,
 )
 from forkd.units import Bytes
@@ -394,6 +396,31 @@ def test_draining_lets_a_transfer_finish_and_tells_the_idle(nest: Nest) -> None:
     busy.close()
     assert nest.worker.wait() == "status 0"
     assert (nest.home / "f").read_bytes() == b"abcdefgh"
+
+
+@pytest.mark.parametrize("orders", [(CloseDoors(0.5), Drain(None)), (Drain(None), CloseDoors(0.5))])
+def test_the_time_of_a_drain_holds_for_who_a_reload_replaced(
+    nest: Nest, orders: tuple[CloseDoors | Drain, ...]
+) -> None:
+    peer = nest.alice()
+    peer.begin("f", 8, tag="t")
+    for order in orders:
+        nest.worker.link.send(order)
+    with pytest.raises((EOFError, ConnectionError)):
+        read_to_the_end(peer)
+    assert nest.worker.wait() == "status 0"
+
+
+def test_undrain_gives_back_the_time_to_who_leaves(nest: Nest) -> None:
+    peer = nest.alice()
+    ident, _ = peer.begin("f", 8, tag="t")
+    for order in (CloseDoors(0.5), Drain(None), OpenDoors()):
+        nest.worker.link.send(order)
+    time.sleep(2.5)  # the worker looks once a second
+    peer.data(ident, b"abcdefgh", last=True)
+    assert peer.answer(ident)[0]["size"] == 8
+    peer.close()
+    assert nest.worker.wait() == "status 0"
 
 
 def put_on(peer: Peer) -> None:

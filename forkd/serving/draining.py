@@ -36,8 +36,8 @@ class Draining:
         self._look(sessions, now)
 
     def limit(self, deadline: float) -> None:
-        """Everything ends then.  The last one said counts."""
-        self._deadline = deadline
+        """Everything ends then.  The first one to come counts, as it does for the master."""
+        self._deadline = min(self._deadline, deadline)
 
     def over(self, now: float) -> bool:
         """Whether the deadline has come."""
