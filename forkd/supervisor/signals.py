@@ -21,8 +21,13 @@ class SignalPipe:
         self._before = {number: signal.signal(number, _note) for number in numbers}
 
     def hold(self) -> None:
-        """Let the signals wait: over exec too, whose program would die of them at first."""
+        """Let the signals wait: over exec too, whose program would die of them at first.
+
+        Those that came and were not read yet would go with our pipe: they are sent once more.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
+        for number in self.read():
+            signal.raise_signal(number)
 
     def let_go(self) -> None:
         """Those that waited come now."""
