@@ -184,6 +184,18 @@ def test_a_client_that_leaves_does_not_matter(served: Served) -> None:
         wait_for_requests(served, 2)
 
 
+def test_who_left_before_the_answer_takes_nobodys_place(served: Served) -> None:
+    for number in range(CLIENTS_MAX):
+        with served.connect() as sock:
+            ask(sock, Reload())
+            wait_for_requests(served, number + 1)
+        served.turn(0.1)
+    served.at_once = {}
+    with served.connect() as sock:
+        ask(sock, Status())
+        assert served.answer(sock) == Done({})
+
+
 def test_a_client_may_end_its_side_and_still_be_answered(served: Served) -> None:
     with served.connect() as sock:
         ask(sock, Reload())

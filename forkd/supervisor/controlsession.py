@@ -5,6 +5,7 @@ The selector's data of its socket is a callable taking the event mask.
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 from collections.abc import Callable
@@ -120,7 +121,16 @@ class ControlSession:
             return
         self._unread += data
         self._hung_up = not data
+        if self._hung_up and self._asking and b"\n" not in self._unread and self._is_alone():
+            self._close()  # else it would be held until it is answered: a drain may take days
+            return
         self._next()
+
+    def _is_alone(self) -> bool:
+        """The client has not only ended its side: nobody is there to hear an answer."""
+        poll = select.poll()
+        poll.register(self.socket, 0)  # POLLHUP always
+        return bool(poll.poll(0))
 
     def _next(self) -> None:
         """Take the next requests from what was read, until one is not answered at once."""
