@@ -16,8 +16,10 @@ from forkd.errors import StartError
 from forkd.listen import ListenAddress, parse_listen
 from forkd.seat import BoundListener
 from forkd.supervisor.estate import HeldListener
+from forkd.supervisor.fdstore import SocketStore
 from forkd.supervisor.inherited import Inherited, address_of
 from forkd.supervisor.listeners import Listeners
+from forkd.supervisor.notify import Notifier
 
 ANY_PORT = ListenAddress("inet", "127.0.0.1", 0)
 
@@ -161,6 +163,18 @@ def test_a_set_that_is_given_up_leaves_those_in_use(listeners: Listeners, tmp_pa
     listeners.discard(listeners.open([unix(one), unix(two)], 16))
     assert not two.exists()
     connect(unix(one))
+
+
+def test_a_set_that_is_given_up_after_the_end_leaves_the_files(tmp_path: Path) -> None:
+    """A stop amid a reload: clients wait there for the next start, the manager has the socket."""
+    path = tmp_path / "s"
+    listeners = Listeners(store=SocketStore(Notifier(str(tmp_path / "manager"))))
+    adopt(listeners, unix(path))
+    coming = listeners.open([unix(path), unix(tmp_path / "new")], 16)
+    listeners.close()
+    listeners.discard(coming)
+    assert path.exists()
+    assert not (tmp_path / "new").exists()
 
 
 def test_only_our_own_file_is_removed_at_the_end(listeners: Listeners, tmp_path: Path) -> None:

@@ -134,10 +134,13 @@ class Listeners:
         self.discard(before)
 
     def discard(self, listeners: Iterable[BoundListener]) -> None:
-        """Close those that are not in use, and remove their files."""
+        """Close those that are not in use, and remove their files.
+
+        Nothing is left to do for those that `close` has closed: clients may wait at their files.
+        """
         used = {listener.socket for listener in self._all()}
         for listener in listeners:
-            if listener.socket not in used:
+            if listener.socket not in used and listener.socket.fileno() >= 0:
                 self._remove_file(listener.address)
                 listener.socket.close()
 
