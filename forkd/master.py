@@ -313,6 +313,7 @@ class Master:
         self._upgrade.begin(asker)
 
     def stop(self, now: bool, asker: Asker | None) -> None:
+        self._requests.stopping()
         if asker:
             self._stopping.add(asker)
         graceful = float(self._changeover.world.config.server.graceful_timeout)

@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from masterrig import Daemon, children_of, cmdline, gone, wait_for
+from masterrig import PATIENCE, Daemon, children_of, cmdline, gone, wait_for
 
 from forkd.controlmessages import (
+    Failed,
     KickSession,
     Progress,
     Reload,
     Sessions,
     Status,
     Stop,
+    StopServing,
     TellAccountChanged,
     VerifyQuota,
     Workers,
+    decode_answer,
+    encode,
 )
 
 
@@ -225,6 +229,22 @@ def test_term_lets_transfers_finish(daemon: Daemon) -> None:
     session.order(b"bye")
     assert process.wait(30) == 0
     assert not daemon.control().exists()
+
+
+def test_who_waits_for_a_drain_hears_of_a_stop_by_signal(daemon: Daemon) -> None:
+    process = daemon.serve().process
+    assert process
+    session = daemon.connect()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        sock.connect(str(daemon.control()))
+        sock.sendall(encode(StopServing()) + b"\n")
+        with sock.makefile("rb") as lines:
+            assert isinstance(decode_answer(lines.readline()), Progress)
+            process.terminate()
+            assert decode_answer(lines.readline()) == Failed("busy", "forkd is stopping")
+    session.order(b"bye")
+    assert process.wait(30) == 0
 
 
 def test_term_cuts_at_the_deadline(daemon: Daemon) -> None:

@@ -108,7 +108,6 @@ class Requests:
             case Check():
                 self._check(asker)
             case Stop(now=now):
-                self._drainage.stopping()
                 self._daemon.stop(now, asker)
             case Workers(count=count):
                 self._set_workers(count, asker)
@@ -128,7 +127,8 @@ class Requests:
         """What children know or do."""
         match request:
             case TellAccountChanged(name=name):
-                workers = self._daemon.serving("worker")
+                # one who is just being started may have let somebody in already
+                workers = self._daemon.workers()
                 for key in workers:
                     self._daemon.send(key, AccountChanged(name))
                 asker.done(reports.Told(told=len(workers)))
@@ -180,6 +180,10 @@ class Requests:
     def ended(self, key: int) -> None:
         """This child's process is gone."""
         self._drainage.gone(key)
+
+    def stopping(self) -> None:
+        """The daemon is told to stop, here or by a signal."""
+        self._drainage.stopping()
 
     # time
 
