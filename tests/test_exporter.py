@@ -304,6 +304,15 @@ def test_another_daemon_of_ours_does_not_share_the_port(nest: Nest, tmp_path: Pa
     assert nest.get("/healthz")[0] == 200
 
 
+def inode_of(port: int) -> str:
+    """Of the socket that listens there: proc_net_tcp(5)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+            return fields[9]
+    raise AssertionError(f"nobody listens at port {port}")
+
+
 def test_a_successor_takes_over_without_a_gap(nest: Nest) -> None:
     first = nest.ready()
     second = nest.ready()
@@ -323,6 +332,13 @@ def test_a_successor_takes_over_without_a_gap(nest: Nest) -> None:
         for client in waiting:
             assert client.recv(65536).startswith(b"HTTP/1.0 200")
     third = nest.ready()
+    (listening,) = (
+        fd
+        for fd in os.listdir(f"/proc/{third.pid}/fd")
+        if os.readlink(f"/proc/{third.pid}/fd/{fd}") == f"socket:[{inode_of(nest.port)}]"
+    )
+    flags = Path(f"/proc/{third.pid}/fdinfo/{listening}").read_text().split("flags:")[1].split()[0]
+    assert int(flags, 8) & os.O_CLOEXEC
     second.link.send(Drain())
     assert second.wait() == "status 0"
     assert nest.get("/healthz")[0] == 200

@@ -65,7 +65,7 @@ def _take_over(path: str, address: ListenAddress) -> socket.socket | None:
         asking.settimeout(TAKE_OVER_SECONDS)
         try:
             asking.connect(path)
-            _, fds, _, _ = socket.recv_fds(asking, 16, 1, socket.MSG_CMSG_CLOEXEC)
+            _, fds, _, _ = socket.recv_fds(asking, 16, 1)
         except OSError:
             return None
     if not fds:
@@ -75,6 +75,7 @@ def _take_over(path: str, address: ListenAddress) -> socket.socket | None:
         taken.close()
         return None
     taken.setblocking(False)
+    taken.set_inheritable(False)  # recv_fds does not heed its flags
     return taken
 
 
