@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import time
+from dataclasses import replace
 
 from forkd.messages import (
     Answer,
@@ -84,7 +85,7 @@ class Master:
             self._fork_prepare,
         )
         self._orders = left.orders if left else Orders()
-        self._vitals = Vitals(setup.board)
+        self._vitals = Vitals(setup.board, left.deaths if left else {})
         self._acts = Acts(
             *(self._fleet, self._children, self._changeover, self._orders, self._vitals),
             *(setup.board, setup.log, self._admit),
@@ -110,8 +111,8 @@ class Master:
         self._upgrade = Upgrade(
             Holdings(
                 *(setup, self._fleet, self._slots, self._children, self._acts, self._changeover),
-                *(self._requests, self._orders, self._control, self._signals, self._service),
-                self._started,
+                *(self._requests, self._orders, self._vitals, self._control, self._signals),
+                *(self._service, self._started),
             )
         )
         self._stopping = Stopping(self._fleet, setup.board)
@@ -149,7 +150,8 @@ class Master:
         """Go on with what another version of this program left."""
         self._children.take_over(left.children)
         self._look_for_orphans()
-        self._changeover.resume(left.serving, self._setup.world, left.last)
+        served = replace(self._setup.world, loaded_at=left.loaded_at)
+        self._changeover.resume(left.serving, served, left.last)
         asker = self._control.take_over(left.clients)
         self._changeover.upgrade(asker, left.begun, left.version)
         self._control.resume()

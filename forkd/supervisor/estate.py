@@ -21,6 +21,7 @@ from forkd.errors import StartError
 from forkd.listen import ListenAddress
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.orders import Orders
+from forkd.supervisor.roster import Post
 from forkd.supervisor.world import LastReload
 
 FORMAT = 1
@@ -77,7 +78,8 @@ class HeldClient(Struct, frozen=True):
 class Estate(Struct, frozen=True):
     """`trial`: the slot of a worker to be tried; then nothing is to be taken over.
 
-    `loaded_at` is seconds since 1970, `tag` the next free one of questions to children.
+    `loaded_at` is seconds since 1970, `tag` the next free one of questions to children; `deaths`
+    are why who held a post died last.
     """
 
     version: str
@@ -97,6 +99,7 @@ class Estate(Struct, frozen=True):
     orders: Orders = msgspec.field(default_factory=Orders)
     control: int = -1
     clients: tuple[HeldClient, ...] = ()
+    deaths: dict[Post, str] = msgspec.field(default_factory=dict)
 
     @property
     def descriptors(self) -> list[int]:

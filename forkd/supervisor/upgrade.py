@@ -38,12 +38,15 @@ from forkd.supervisor.requests import Requests
 from forkd.supervisor.service import Service
 from forkd.supervisor.signals import SignalPipe
 from forkd.supervisor.slots import Slots
+from forkd.supervisor.vitals import Vitals
 from forkd.supervisor.world import file_mtime
 
 TRIAL = -1
 """The key of the trial's child; the fleet's keys begin at 1."""
 TRIAL_END = 30.0
 """Seconds until a trial that stands still is ended; it has limits of its own before that."""
+
+_ASK_AGAIN = "an upgrade came in between: what was ordered holds; to hear how far it is, ask again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Holdings:
     changeover: Changeover
     requests: Requests
     orders: Orders
+    vitals: Vitals
     control: ControlServer
     signals: SignalPipe
     service: Service
@@ -155,7 +159,7 @@ class Upgrade:
         have = self._have
         have.signals.hold()
         try:
-            clients = have.control.hand_over(attempt.asker, "busy", "an upgrade is under way")
+            clients = have.control.hand_over(attempt.asker, "busy", _ASK_AGAIN)
             left = self._estate(attempt, control=have.control.fileno(), clients=clients)
             have.setup.log.info("becoming", version=attempt.version)
             with _inheritable(estate.write(left), *left.descriptors) as document:
@@ -182,6 +186,7 @@ class Upgrade:
             locks=tuple(HeldLock(lock.path, lock.fileno()) for lock in have.setup.locks),
             detached=have.setup.detached,
             orders=have.orders,
+            deaths=have.vitals.deaths,
             **more,
         )
 

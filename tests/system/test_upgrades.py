@@ -200,7 +200,8 @@ def test_a_version_whose_helper_dies_leaves_the_old_workers_serving(
     daemon = installed
     up = Upload(daemon, "up")
     wait_for(lambda: sum(w["transfers"] for w in daemon.workers()) == 1)
-    old = pids(daemon)
+    replace_a_worker(daemon)
+    old, known = pids(daemon), what_is_known(daemon)
     daemon.installed.append("helpers/exporter.py", "def main(seat): raise OSError('no stars')")
     daemon.installed.set_version(NEXT)
     result = daemon.ctl("upgrade")
@@ -211,12 +212,22 @@ def test_a_version_whose_helper_dies_leaves_the_old_workers_serving(
         "serving\n"
     )
     assert pids(daemon) == old
+    assert what_is_known(daemon) == known
     replace_a_worker(daemon)
     up.finish()
     daemon.hang_up()
     daemon.installed.mend()
     upgrade_by(daemon, "forkctl")
     assert not pids(daemon) & old
+
+
+def what_is_known(daemon: Daemon) -> object:
+    """Of the generation that serves: since when, and who of it died of what."""
+    status = daemon.status()
+    serving = (w for w in status["workers"] if w["generation"] == status["generation"])
+    deaths = sorted((w["number"], w["restarts"], w["last_death"]) for w in serving)
+    assert "signal 9 (SIGKILL)" in {cause for _, _, cause in deaths}
+    return status["loaded_at"], deaths
 
 
 def trials(daemon: Daemon) -> list[int]:
