@@ -25,8 +25,8 @@ from forkd.controlmessages import (
     VerifyQuota,
     Workers,
     decode_answer,
-    encode,
 )
+from forkd.messages import encode
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from forkd import reports
-from forkd.messages import AccountChanged, LinkMessage, LogLevel, TellAccountChanged
+from forkd.controlmessages import TellAccountChanged
+from forkd.messages import AccountChanged, LinkMessage, LogLevel
 from forkd.supervisor.control import Asker
 from forkd.supervisor.drainage import Load
 from forkd.supervisor.orders import Orders
