@@ -7,6 +7,8 @@ Rules
      ended, so no counter ever goes backwards and nothing has to be folded in.
   3. Gauges belong to the process: `take_seat` sets them to zero.
   4. The file is allocated whole before the first fork: a full filesystem must not kill a writer.
+  5. A row stands between two guards.  Where one is not as it was written, the row is damaged:
+     readers leave it out, and the next process in the slot begins it anew, from zero.
 
 The file is versioned by the names of its cells: another layout is not read but made anew.
 """
@@ -22,7 +24,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from forkd.errors import CODES
+from forkd.cells import (
+    CELLS,
+    COMMIT_BOUNDS,
+    DIRECTIONS,
+    DOORS,
+    DURATION_BOUNDS,
+    GAUGES,
+    INDEX,
+    OUTCOMES,
+    SIZE_BOUNDS,
+)
 
 SLOTS = 64
 """Worker slots, 1 to SLOTS.  Old and new generations sit side by side during a reload."""
@@ -31,18 +43,6 @@ MASTER_ROW = 0
 KEEPER_ROW = SLOTS + 1
 DISPATCHER_ROW = SLOTS + 2
 ROWS = SLOTS + 3
-
-DURATION_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
-"""Upper bounds in seconds of the transfer-duration histogram; one bucket more is +Inf."""
-SIZE_BOUNDS = tuple(float(4**n * 1024) for n in range(0, 14, 1))
-"""Upper bounds in bytes of the transfer-size histogram (1 KiB to 64 GiB); then +Inf."""
-
-DOORS = ("native", "ftp")
-"""Those there are: each has series of its own, also while nothing passes it."""
-DELIVERIES = ("ok", "retried", "given-up")
-DIRECTIONS = ("up", "down")
-OUTCOMES = ("ok", "failed")
-LOGINS = ("ok", "failed", "remembered")
 
 
 class State(IntEnum):
@@ -56,44 +56,6 @@ class State(IntEnum):
 
 _OCCUPIED = frozenset(State) - {State.FREE}
 
-GAUGES = (
-    "pid",
-    "generation",
-    "state",
-    "started_ms",  # wall clock, milliseconds since 1970
-    "beat_ns",  # CLOCK_MONOTONIC of the last turn of the loop
-    "sessions",
-    "transfers",
-    "downloads",  # of the transfers
-    "parked",
-    "partials",
-    "undelivered_bytes",  # of journals and deferred events, all hooks together
-    "undelivered_since_ms",  # wall clock; of the oldest event; 0 for none
-)
-
-
-def _counters() -> tuple[str, ...]:
-    names = ["connections_total", "sessions_total", "commands_total", "events_total"]
-    names += [f"logins_total:{outcome}" for outcome in LOGINS]
-    names += ["registrations_total", "partials_expired_total", "repairs_total"]
-    names += ["restarts_total", "reloads_total:ok", "reloads_total:failed", "started_total"]
-    for door in DOORS:
-        for direction in DIRECTIONS:
-            names.append(f"bytes_total:{door}:{direction}")
-            names += [f"transfers_total:{door}:{direction}:{outcome}" for outcome in OUTCOMES]
-    for direction in DIRECTIONS:
-        names += [f"duration_us_sum:{direction}", f"size_sum:{direction}"]
-        names += [f"duration_bucket:{direction}:{i}" for i in range(len(DURATION_BOUNDS) + 1)]
-        names += [f"size_bucket:{direction}:{i}" for i in range(len(SIZE_BOUNDS) + 1)]
-    names += [f"refusals_total:{code}" for code in CODES]
-    names += ["bans_total"]
-    names += [f"deliveries_total:{outcome}" for outcome in DELIVERIES]
-    return tuple(names)
-
-
-COUNTERS = _counters()
-CELLS = GAUGES + COUNTERS
-INDEX = {name: i for i, name in enumerate(CELLS)}
 _ENDED = {
     (door, direction, outcome == "ok"): INDEX[f"transfers_total:{door}:{direction}:{outcome}"]
     for door in DOORS
@@ -110,21 +72,42 @@ _HISTOGRAMS = {
     )
     for direction in DIRECTIONS
 }
-_ROW_BYTES = (len(CELLS) * 8 + 63) // 64 * 64
+_COMMITS = INDEX["commit_us_sum"], INDEX["commit_bucket:0"]
+_CELL_BYTES = len(CELLS) * 8
+_ROW_BYTES = (_CELL_BYTES + 16 + 63) // 64 * 64
 _HEADER = struct.Struct("<16s16sQ")
 _HEADER_BYTES = 4096
 _MAGIC = b"forkd scoreboard"
-_LAYOUT = hashlib.sha256("\n".join(CELLS).encode()).digest()[:16]
+_LAYOUT = hashlib.sha256("\n".join(("guarded", *CELLS)).encode()).digest()[:16]
+_GUARD = int.from_bytes(_LAYOUT[:8], "little")
 FILE_BYTES = _HEADER_BYTES + ROWS * _ROW_BYTES
 
 
 class Row:
     """The cells of one writer."""
 
-    __slots__ = ("_cells",)
+    __slots__ = ("_cells", "_whole")
 
-    def __init__(self, cells: memoryview) -> None:
-        self._cells = cells
+    def __init__(self, whole: memoryview) -> None:
+        self._whole = whole
+        self._cells = whole[1:-1]
+
+    @property
+    def sound(self) -> bool:
+        """Nothing but its writer has written here, as far as the guards tell."""
+        return bool(self._whole[0] == _GUARD == self._whole[-1])
+
+    def mend(self) -> None:
+        """Begin anew, from zero, if this row is damaged.  For its writer."""
+        if self.sound:
+            return
+        for i in range(len(CELLS)):
+            self._cells[i] = 0
+        self._whole[0] = self._whole[-1] = _GUARD
+
+    def values(self) -> list[int]:
+        """All cells, in the order of CELLS."""
+        return self._cells.tolist()
 
     def get(self, name: str) -> int:
         return int(self._cells[INDEX[name]])
@@ -137,6 +120,7 @@ class Row:
 
     def take_seat(self, pid: int, generation: int, started_ms: int) -> None:
         """Begin as a new process in this slot, STARTING: gauges are zeroed, counters kept."""
+        self.mend()
         self.clear_gauges()
         self.set("state", State.STARTING)
         self.set("pid", pid)
@@ -164,6 +148,12 @@ class Row:
         cells[durations + bisect_left(DURATION_BOUNDS, seconds)] += 1
         cells[sizes + bisect_left(SIZE_BOUNDS, size)] += 1
 
+    def committed(self, seconds: float) -> None:
+        """Count one change that was made durable, `seconds` after it was submitted."""
+        total, buckets = _COMMITS
+        self._cells[total] += int(seconds * 1e6)
+        self._cells[buckets + bisect_left(COMMIT_BOUNDS, seconds)] += 1
+
 
 @dataclass(frozen=True, slots=True)
 class Seat:
@@ -187,7 +177,7 @@ class Scoreboard:
         self._map = mmap.mmap(fd, FILE_BYTES)
         view = memoryview(self._map)
         self.rows = [
-            Row(view[at : at + len(CELLS) * 8].cast("Q"))
+            Row(view[at : at + _CELL_BYTES + 16].cast("Q"))
             for at in (_HEADER_BYTES + i * _ROW_BYTES for i in range(ROWS))
         ]
 
@@ -221,7 +211,7 @@ class Scoreboard:
         for slot in range(1, SLOTS + 1):
             row = self.rows[slot]
             state = row.get("state")
-            if row.get("pid") and state in _OCCUPIED:
+            if row.sound and row.get("pid") and state in _OCCUPIED:
                 yield Seat(
                     slot,
                     row.get("pid"),
@@ -234,9 +224,8 @@ class Scoreboard:
                 )
 
     def total(self, name: str) -> int:
-        """The sum of one cell over all rows."""
-        index = INDEX[name]
-        return sum(row._cells[index] for row in self.rows)
+        """The sum of one cell over all sound rows."""
+        return sum(row.get(name) for row in self.rows if row.sound)
 
 
 def _existing(path: str) -> int | None:
@@ -265,6 +254,9 @@ def _fresh(path: str) -> int:
     try:
         os.posix_fallocate(fd, 0, FILE_BYTES)
         os.pwrite(fd, _HEADER.pack(_MAGIC, _LAYOUT, 0), 0)
+        empty = _GUARD.to_bytes(8, "little") + bytes(_CELL_BYTES) + _GUARD.to_bytes(8, "little")
+        for row in range(ROWS):
+            os.pwrite(fd, empty, _HEADER_BYTES + row * _ROW_BYTES)
         os.rename(temporary, path)
     except BaseException:
         os.close(fd)

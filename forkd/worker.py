@@ -145,7 +145,8 @@ class Worker:
             store=LocalStore(config.storage.path),
             ledger=ledger,
             committer=make_committer(
-                config.storage.durability, Pool(1), self._mailbox, self._journal
+                *(config.storage.durability, Pool(1), self._mailbox, self._journal),
+                timed=self._row.committed,
             ),
             journal=self._journal,
             namer=Namer(seat.slot, born),

@@ -18,6 +18,7 @@ LAYERS = (
     (
         "config",
         "syscalls",
+        "cells",
         "scoreboard",
         "messages",
         "controlmessages",

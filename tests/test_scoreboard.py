@@ -10,21 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from forkd.scoreboard import (
-    CELLS,
-    COUNTERS,
-    DIRECTIONS,
-    DOORS,
-    DURATION_BOUNDS,
-    FILE_BYTES,
-    GAUGES,
-    MASTER_ROW,
-    ROWS,
-    SIZE_BOUNDS,
-    SLOTS,
-    Scoreboard,
-    State,
-)
+from forkd.cells import CELLS, COUNTERS, DIRECTIONS, DOORS, DURATION_BOUNDS, GAUGES, SIZE_BOUNDS
+from forkd.scoreboard import FILE_BYTES, MASTER_ROW, ROWS, SLOTS, Scoreboard, State
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ class Keeper:
         self._events = folder_of(config)
         self._board = board
         self._row = board.rows[KEEPER_ROW]
+        self._row.mend()
         self._file = file
         self._limits = limits
         self._ledger = MappedLedger(file, KEEPER_ROW)

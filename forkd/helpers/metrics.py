@@ -3,7 +3,7 @@
 Rules
   1. The number of series is bounded: by slots, by the codes of errors.py, and by `top_users`.
   2. A counter is the sum over all rows, so it survives its workers and never goes backwards.
-  3. What cannot be read costs its own series, not the scrape.
+  3. What cannot be read costs its own series, not the scrape; of a damaged row, readings.py.
 
 Names and units follow https://prometheus.io/docs/practices/naming/.
 """
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -26,25 +24,22 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from forkd import __version__
-from forkd.errors import CODES
-from forkd.log import Log
-from forkd.scoreboard import (
+from forkd.cells import (
+    COMMIT_BOUNDS,
     DELIVERIES,
     DIRECTIONS,
-    DISPATCHER_ROW,
     DOORS,
     DURATION_BOUNDS,
     LOGINS,
-    MASTER_ROW,
     OUTCOMES,
+    PHASES,
     SIZE_BOUNDS,
-    Scoreboard,
-    Seat,
-    State,
 )
-
-OTHERS = "_other"
-"""The label under which all accounts but the fullest are summed."""
+from forkd.errors import CODES
+from forkd.helpers.readings import Readings
+from forkd.helpers.usages import Account, Usage, fullest
+from forkd.log import Log
+from forkd.scoreboard import DISPATCHER_ROW, MASTER_ROW, Scoreboard, Seat, State
 
 _PLAIN_COUNTERS = (
     ("forkd_worker_restarts", "restarts_total", "Workers replaced because they had died."),
@@ -65,66 +60,15 @@ _LABELLED_COUNTERS = (
         "Events delivered to hooks, tried again, or given up.",
     ),
     ("forkd_refusals", "refusals_total", "reason", tuple(CODES), "Requests refused, by code."),
+    (
+        *("forkd_timeouts", "timeouts_total", "phase", PHASES),
+        "Sessions that waited too long for their peer, by what they waited in.",
+    ),
 )
 
 
-class Account(Protocol):
-    """What is told of an account, in bytes; a `limit` of None is unlimited."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def charged(self) -> int: ...
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def reserved(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """One user's series (or the others' sum), in bytes."""
-
-    user: str
-    used: int
-    reserved: int
-    limit: int | None
-
-    @property
-    def fullness(self) -> tuple[float, int]:
-        """Sorts by the used part of the limit, then by use."""
-        if self.limit is None:
-            return 0.0, self.used
-        return (self.used / self.limit if self.limit else 1.0), self.used
-
-
-def fullest(accounts: Iterable[Account], top: int) -> list[Usage]:
-    """The `top` fullest accounts and the sum of the rest as OTHERS.
-
-    The sum has a limit only where every account in it has one.
-    """
-    usages: dict[str, Usage] = {}
-    for cell in accounts:
-        usage = Usage(cell.name, cell.charged, cell.reserved, cell.limit)
-        # one series twice would make Prometheus drop the whole scrape
-        known = usages.get(usage.user)
-        usages[usage.user] = usage if known is None else _sum(usage.user, [known, usage])
-    ranked = sorted(usages.values(), key=lambda usage: usage.fullness, reverse=True)
-    if len(ranked) <= top:
-        return ranked
-    shown = [usage for usage in ranked[:top] if usage.user != OTHERS]
-    rest = [usage for usage in ranked if usage not in shown]
-    return [*shown, _sum(OTHERS, rest)]
-
-
-def _sum(user: str, usages: list[Usage]) -> Usage:
-    limits = [usage.limit for usage in usages if usage.limit is not None]
-    return Usage(
-        user,
-        sum(usage.used for usage in usages),
-        sum(usage.reserved for usage in usages),
-        sum(limits) if len(limits) == len(usages) else None,
-    )
+Totals = dict[str, int]
+"""By the names of the scoreboard's counters."""
 
 
 class BoardCollector(Collector):
@@ -143,6 +87,7 @@ class BoardCollector(Collector):
         log: Log,
     ) -> None:
         self._board = board
+        self._readings = Readings(board)
         self._log = log
         self._accounts = accounts
         self._bans = bans
@@ -151,8 +96,11 @@ class BoardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("forkd_build", "Version of forkd.", {"version": __version__})
         yield from self._process_families()
-        yield from self._counter_families()
-        yield from self._transfer_families()
+        reading = self._readings.take()
+        yield from _counter_families(reading.totals)
+        yield from _transfer_families(reading.totals)
+        yield from _duration_families(reading.totals)
+        yield from self._board_families(reading.damaged)
         yield from self._ban_families()
         yield from self._hook_families()
         yield from self._quota_families()
@@ -184,54 +132,21 @@ class BoardCollector(Collector):
             sum(seat.transfers for seat in seats),
         )
 
-    def _counter_families(self) -> Iterator[Metric]:
-        total = self._board.total
-        for name, cell, text in _PLAIN_COUNTERS:
-            yield CounterMetricFamily(name, text, total(cell))
-        for name, cell, label, values, text in _LABELLED_COUNTERS:
-            family = CounterMetricFamily(name, text, labels=[label])
-            for value in values:
-                family.add_metric([value], total(f"{cell}:{value}"))
-            yield family
-
-    def _transfer_families(self) -> Iterator[Metric]:
-        total = self._board.total
-        ended = CounterMetricFamily(
-            "forkd_transfers",
-            "Transfers that ended.",
-            labels=["protocol", "direction", "outcome"],
+    def _board_families(self, damaged: int) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "forkd_scoreboard_damaged_rows",
+            "Rows of the scoreboard that somebody else wrote into; what they count is held.",
+            damaged,
         )
-        moved = CounterMetricFamily(
-            "forkd_transfer_bytes",
-            "Bytes of content moved, of failed transfers too.",
-            labels=["protocol", "direction"],
-        )
-        for door in DOORS:
-            for direction in DIRECTIONS:
-                moved.add_metric([door, direction], total(f"bytes_total:{door}:{direction}"))
-                for outcome in OUTCOMES:
-                    cell = f"transfers_total:{door}:{direction}:{outcome}"
-                    ended.add_metric([door, direction, outcome], total(cell))
-        yield ended
-        yield moved
-        duration = HistogramMetricFamily(
-            "forkd_transfer_duration_seconds", "Duration of complete transfers.", labels=_DIRECTION
-        )
-        size = HistogramMetricFamily(
-            "forkd_transfer_size_bytes", "Size of complete transfers.", labels=_DIRECTION
-        )
-        for way in DIRECTIONS:
-            buckets = self._buckets(f"duration_bucket:{way}", DURATION_BOUNDS)
-            duration.add_metric([way], buckets, total(f"duration_us_sum:{way}") / 1e6)
-            buckets = self._buckets(f"size_bucket:{way}", SIZE_BOUNDS)
-            size.add_metric([way], buckets, total(f"size_sum:{way}"))
-        yield duration
-        yield size
-
-    def _buckets(self, cell: str, bounds: tuple[float, ...]) -> list[tuple[str, float]]:
-        counts = (self._board.total(f"{cell}:{i}") for i in range(len(bounds) + 1))
-        names = (*map(str, bounds), "+Inf")
-        return list(zip(names, map(float, accumulate(counts)), strict=True))
+        now = time.monotonic_ns()
+        beats = [row.get("beat_ns") for row in self._board.rows if row.sound]
+        last = max((beat for beat in beats if 0 < beat <= now), default=0)
+        if last:
+            yield GaugeMetricFamily(
+                "forkd_scoreboard_age_seconds",
+                "Time since any process last showed on the scoreboard that it lives.",
+                (now - last) / 1e9,
+            )
 
     def _hook_families(self) -> Iterator[Metric]:
         row = self._board.rows[DISPATCHER_ROW]
@@ -288,7 +203,64 @@ class BoardCollector(Collector):
             return []
 
 
-_DIRECTION = ("direction",)
+def _counter_families(totals: Totals) -> Iterator[Metric]:
+    for name, cell, text in _PLAIN_COUNTERS:
+        yield CounterMetricFamily(name, text, totals[cell])
+    for name, cell, label, values, text in _LABELLED_COUNTERS:
+        family = CounterMetricFamily(name, text, labels=[label])
+        for value in values:
+            family.add_metric([value], totals[f"{cell}:{value}"])
+        yield family
+
+
+def _transfer_families(totals: Totals) -> Iterator[Metric]:
+    ended = CounterMetricFamily(
+        "forkd_transfers",
+        "Transfers that ended.",
+        labels=["protocol", "direction", "outcome"],
+    )
+    moved = CounterMetricFamily(
+        "forkd_transfer_bytes",
+        "Bytes of content moved, of failed transfers too.",
+        labels=["protocol", "direction"],
+    )
+    for door in DOORS:
+        for direction in DIRECTIONS:
+            moved.add_metric([door, direction], totals[f"bytes_total:{door}:{direction}"])
+            for outcome in OUTCOMES:
+                cell = f"transfers_total:{door}:{direction}:{outcome}"
+                ended.add_metric([door, direction, outcome], totals[cell])
+    yield ended
+    yield moved
+
+
+def _duration_families(totals: Totals) -> Iterator[Metric]:
+    """The histograms."""
+    duration = HistogramMetricFamily(
+        "forkd_transfer_duration_seconds", "Duration of complete transfers.", labels=["direction"]
+    )
+    size = HistogramMetricFamily(
+        "forkd_transfer_size_bytes", "Size of complete transfers.", labels=["direction"]
+    )
+    for way in DIRECTIONS:
+        buckets = _buckets(totals, f"duration_bucket:{way}", DURATION_BOUNDS)
+        duration.add_metric([way], buckets, totals[f"duration_us_sum:{way}"] / 1e6)
+        buckets = _buckets(totals, f"size_bucket:{way}", SIZE_BOUNDS)
+        size.add_metric([way], buckets, totals[f"size_sum:{way}"])
+    yield duration
+    yield size
+    yield HistogramMetricFamily(
+        "forkd_commit_duration_seconds",
+        "Time from a change that is ready until it is durable, so that it may be acknowledged.",
+        buckets=_buckets(totals, "commit_bucket", COMMIT_BOUNDS),
+        sum_value=totals["commit_us_sum"] / 1e6,
+    )
+
+
+def _buckets(totals: Totals, cell: str, bounds: tuple[float, ...]) -> list[tuple[str, float]]:
+    counts = (totals[f"{cell}:{i}"] for i in range(len(bounds) + 1))
+    names = (*map(str, bounds), "+Inf")
+    return list(zip(names, map(float, accumulate(counts)), strict=True))
 
 
 def _heartbeats(seats: list[Seat]) -> Metric:

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -172,15 +173,21 @@ class Committer(Protocol):
         """On the loop's thread."""
 
 
+Timed = Callable[[float], None]
+"""Told of each change that is durable: the seconds since it was submitted; on the loop's thread."""
+
+
 def make_committer(
     durability: Literal["full", "group", "none"],
     pool: Pool,
     mailbox: Mailbox,
     journal: Journal = SILENT,
+    timed: Timed = lambda _: None,
 ) -> Committer:
     if durability == "none":
         return ImmediateCommitter(journal)
-    return DurableCommitter(pool, mailbox, journal, ROUND_MAX if durability == "group" else 1)
+    most = ROUND_MAX if durability == "group" else 1
+    return DurableCommitter(pool, mailbox, journal, most, timed)
 
 
 class ImmediateCommitter:
@@ -210,12 +217,16 @@ class ImmediateCommitter:
 class DurableCommitter:
     """Rounds on a pool thread."""
 
-    def __init__(self, pool: Pool, mailbox: Mailbox, journal: Journal, most: int) -> None:
+    def __init__(
+        self, pool: Pool, mailbox: Mailbox, journal: Journal, most: int, timed: Timed
+    ) -> None:
         self._pool = pool
         self._mailbox = mailbox
         self._journal = journal
         self._most = most
-        self._waiting: deque[Change] = deque()
+        self._timed = timed
+        self._waiting: deque[tuple[Change, float]] = deque()
+        """With the time when each was submitted."""
         self._running = False
         self._known: Known = set()
 
@@ -228,7 +239,8 @@ class DurableCommitter:
         return len(self._waiting) >= CROWD
 
     def submit(self, changes: Sequence[Change]) -> None:
-        self._waiting.extend(changes)
+        now = time.monotonic()
+        self._waiting.extend((change, now) for change in changes)
         if not self._running:
             self._start()
 
@@ -238,19 +250,22 @@ class DurableCommitter:
         self._running = True
         self._pool.submit(lambda: self._round(batch))
 
-    def _round(self, batch: list[Change]) -> None:
+    def _round(self, batch: list[tuple[Change, float]]) -> None:
         results: list[Result]
         try:
-            results = run_round(batch, self._journal, self._known)
+            results = run_round([change for change, _ in batch], self._journal, self._known)
         except Exception as error:
             results = [error] * len(batch)
         self._mailbox.post(lambda: self._finish(batch, results))
 
-    def _finish(self, batch: list[Change], results: list[Result]) -> None:
+    def _finish(self, batch: list[tuple[Change, float]], results: list[Result]) -> None:
         self._running = False
         if self._waiting:
             self._start()
-        for change, result in zip(batch, results, strict=True):
+        now = time.monotonic()
+        for (change, submitted), result in zip(batch, results, strict=True):
+            if not isinstance(result, BaseException):
+                self._timed(now - submitted)
             change.done(result)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import forkd
 from forkd import reports
+from forkd.cells import DIRECTIONS, DOORS
 from forkd.config import Config
-from forkd.scoreboard import DIRECTIONS, DISPATCHER_ROW, DOORS, Scoreboard
+from forkd.scoreboard import DISPATCHER_ROW, Scoreboard
 from forkd.seat import BoundListener
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.inherited import address_of

@@ -274,6 +274,7 @@ class FtpDoor:
         if self._task is not None and not self._stuck:
             reply = self._task.timed_out()
             if reply is not None:
+                self._count_timeout()
                 self._answer(reply, "timeout")
             return AGAIN
         if self._ending.reason is None and not self._handshake and not self._stuck:
@@ -292,8 +293,13 @@ class FtpDoor:
         """The session's time is over."""
         if self._patience.is_leaving:
             self._ending.leave()
-        else:
-            self._ending.refuse(Refusal("timeout", "nothing came for too long"), "timed out")
+            return
+        self._count_timeout()
+        self._ending.refuse(Refusal("timeout", "nothing came for too long"), "timed out")
+
+    def _count_timeout(self) -> None:
+        context = self._context
+        context.core.row.add(f"timeouts_total:{context.activity.phase}")
 
     def drain(self) -> None:
         self._patience.leave(time.monotonic())
