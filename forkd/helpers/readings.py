@@ -49,15 +49,20 @@ class _RowReader:
         self._before = [0] * len(COUNTERS)
         self._last = self._before
         self.counters = self._before
+        self._unguarded = False
 
     def read(self) -> bool:
         """Look again; False when the row is damaged."""
         sound = self._row.sound
         now = self._row.values()[len(GAUGES) :]
-        if not (sound and self._row.sound) or max(now) >= CEILING:
+        if not (sound and self._row.sound):
+            self._unguarded = True
             return False
-        if any(map(lt, now, self._last)):
+        if max(now) >= CEILING:
+            return False
+        if self._unguarded or any(map(lt, now, self._last)):
             self._before = self.counters
+            self._unguarded = False
         self._last = now
         self.counters = list(map(add, self._before, now))
         return True
