@@ -8,7 +8,7 @@ Rules
   3. Gauges belong to the process: `take_seat` sets them to zero.
   4. The file is allocated whole before the first fork: a full filesystem must not kill a writer.
   5. A row stands between two guards.  Where one is not as it was written, the row is damaged:
-     readers leave it out, and the next process in the slot begins it anew, from zero.
+     readers leave it out, and it is begun anew, from zero, once its process has left.
 
 The file is versioned by the names of its cells: another layout is not read but made anew.
 """
@@ -120,7 +120,6 @@ class Row:
 
     def take_seat(self, pid: int, generation: int, started_ms: int) -> None:
         """Begin as a new process in this slot, STARTING: gauges are zeroed, counters kept."""
-        self.mend()
         self.clear_gauges()
         self.set("state", State.STARTING)
         self.set("pid", pid)
@@ -128,7 +127,8 @@ class Row:
         self.set("started_ms", started_ms)
 
     def clear_gauges(self) -> None:
-        """The process in this slot is gone."""
+        """The process in this slot is gone; what is damaged is mended."""
+        self.mend()
         for name in GAUGES:
             self.set(name, 0)
 
@@ -147,6 +147,11 @@ class Row:
         cells[size_sum] += size
         cells[durations + bisect_left(DURATION_BOUNDS, seconds)] += 1
         cells[sizes + bisect_left(SIZE_BOUNDS, size)] += 1
+
+    def timed_out(self, *, working: bool, logged_in: bool) -> None:
+        """Count a session that waited too long for its peer, `working` on a request or not."""
+        phase = "transfer" if working else "idle" if logged_in else "login"
+        self.add(f"timeouts_total:{phase}")
 
     def committed(self, seconds: float) -> None:
         """Count one change that was made durable, `seconds` after it was submitted."""

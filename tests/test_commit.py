@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,7 +56,13 @@ class Loop:
 
     def __init__(self, durability: str) -> None:
         self.mailbox = Mailbox()
-        self.committer: Committer = make_committer(durability, Pool(), self.mailbox)  # type: ignore[arg-type]
+        self.took: list[float] = []
+        self.committer: Committer = make_committer(
+            durability,  # type: ignore[arg-type]
+            Pool(),
+            self.mailbox,
+            timed=self.took.append,
+        )
         self.results: list[Result] = []
 
     def submit(self, change: Change) -> None:
@@ -319,3 +326,22 @@ def test_nothing_stays_open(place: Place) -> None:
             upload(loop, files, (b"none", b"f"), b"x")
         loop.finish()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_each_durable_change_is_timed_from_its_submission(place: Place) -> None:
+    loop, files = Loop("full"), place.files()
+    begun = time.monotonic()
+    for name in (b"a", b"b"):
+        upload(loop, files, (name,), b"x")
+    upload(loop, files, (b"none", b"c"), b"x")  # fails: there is no such folder
+    loop.finish()
+    most = time.monotonic() - begun
+    assert len(loop.took) == 2
+    assert all(0 < took <= most for took in loop.took)
+    assert loop.took[0] <= loop.took[1]  # the second waited for the round of the first
+
+
+def test_what_is_not_made_durable_is_not_timed(place: Place) -> None:
+    loop, files = Loop("none"), place.files()
+    upload(loop, files, (b"a",), b"x")
+    assert not loop.took

@@ -568,7 +568,7 @@ def test_a_stranger_has_one_time_for_all_he_does(tmp_path: Path) -> None:
         dripping = threading.Thread(target=lambda: drip(peer, over))
         dripping.start()
         try:
-            wait_for(lambda: nest.row("connections_total") and gone(nest))
+            wait_for(lambda: nest.row("timeouts_total:login") == 1 and gone(nest))
         finally:
             over.set()
             dripping.join()
@@ -589,6 +589,7 @@ def test_an_upload_that_stalls_is_ended_and_kept(tmp_path: Path) -> None:
             peer.read()
         again = nest.alice()
         assert again.begin("f", 1000, tag="t")[1]["offset"] == 100
+        assert nest.row("timeouts_total:transfer") == 1
 
 
 def test_idleness_ends_with_a_word(tmp_path: Path) -> None:
@@ -596,6 +597,8 @@ def test_idleness_ends_with_a_word(tmp_path: Path) -> None:
         peer = nest.alice()
         kind, _, meta, _ = peer.read()
         assert (kind, meta["code"], meta["retry"]) == (ERROR, "timeout", True)
+        assert nest.row("timeouts_total:idle") == 1
+        assert not nest.row("timeouts_total:transfer") + nest.row("timeouts_total:login")
 
 
 # TLS

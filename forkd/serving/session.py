@@ -116,13 +116,6 @@ class Activity:
     bytes_down: int = 0
     """Content of all its files."""
 
-    @property
-    def phase(self) -> str:
-        """One of the scoreboard's PHASES."""
-        if self.transferring:
-            return "transfer"
-        return "idle" if self.user else "login"
-
 
 @dataclass(slots=True, eq=False)
 class Session:

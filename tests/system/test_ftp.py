@@ -649,6 +649,11 @@ def test_who_waits_too_long_is_told(serve: Serve) -> None:
     stranger = site.connect()
     assert stranger.reply().startswith("421")
     assert ftp.reply().startswith("421")
+    metrics = site.daemon.metrics()
+    told = {
+        p: metrics[f'forkd_timeouts_total{{phase="{p}"}}'] for p in ("login", "idle", "transfer")
+    }
+    assert told == {"login": 1, "idle": 1, "transfer": 2}
 
 
 def test_a_quarantined_upload_counts_only_with_its_client(serve: Serve) -> None:

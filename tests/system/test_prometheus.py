@@ -142,7 +142,9 @@ def test_every_panel_shows_something(scene: Scene, expr: str, legend: str) -> No
 def test_the_variables_and_the_annotation(scene: Scene) -> None:
     ask = scene.prometheus.ask
     for variable in DASHBOARD["templating"]["list"][1:]:
-        match, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
+        match, label = re.fullmatch(
+            r"label_values\((.*), (\w+)\)", variable["query"]["query"]
+        ).groups()  # type: ignore[union-attr]
         found = ask(f"label/{label}/values", **{"match[]": filled(match)})
         assert found == ["forkd" if label == "job" else Prometheus.instance]
     (annotation,) = DASHBOARD["annotations"]["list"]

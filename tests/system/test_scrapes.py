@@ -75,6 +75,12 @@ def fell(before: Series, after: Series) -> list[str]:
     return [name for name, value in counters(before).items() if later[name] < value]
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of processors, by a process so far: proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def fork_worker(row: Row, number: int) -> int:
     """A process that sits down, counts, and leaves in order or is killed."""
     pid = os.fork()
@@ -109,6 +115,7 @@ def recycle(board: Scoreboard, numbers: range) -> None:
 def test_recycled_workers_leave_no_series_and_take_no_count(exporter: Exporter, tell: Tell) -> None:
     count = scale(640, 10_000)
     before = first = exporter.scrape()
+    spent = cpu_seconds(exporter.child.pid)
     falls: list[str] = []
     for begin in range(0, count, AT_ONCE):
         recycle(exporter.board, range(begin, min(begin + AT_ONCE, count)))
@@ -125,11 +132,14 @@ def test_recycled_workers_leave_no_series_and_take_no_count(exporter: Exporter, 
     assert before['forkd_transfer_duration_seconds_count{direction="up"}'] == count
     assert before['forkd_commit_duration_seconds_bucket{le="0.005"}'] == count
     assert before["forkd_scoreboard_damaged_rows"] == 0
+    cpu = (cpu_seconds(exporter.child.pid) - spent) / (len(exporter.seconds) - 1)
     tell(
         recycled=count,
         scrapes=len(exporter.seconds),
         series=len(before),
+        median_ms=quantiles(exporter.seconds, n=100)[49] * 1000,
         p99_ms=quantiles(exporter.seconds, n=100)[98] * 1000,
+        cpu_ms_a_scrape=cpu * 1000,
     )
 
 
@@ -159,7 +169,7 @@ def test_a_damaged_row_costs_only_itself(exporter: Exporter) -> None:
 
 
 def test_a_daemon_with_a_damaged_row_goes_on(daemon: Daemon) -> None:
-    """The worker whose row it is may serve on; its successor counts again."""
+    """The worker whose row it is may serve on; once it is gone, the row counts again."""
     daemon.log_in().put("f", b"1")
     before = daemon.metrics()
     victim = daemon.workers()[0]

@@ -274,7 +274,7 @@ class FtpDoor:
         if self._task is not None and not self._stuck:
             reply = self._task.timed_out()
             if reply is not None:
-                self._count_timeout()
+                context.core.row.timed_out(working=True, logged_in=True)
                 self._answer(reply, "timeout")
             return AGAIN
         if self._ending.reason is None and not self._handshake and not self._stuck:
@@ -294,12 +294,9 @@ class FtpDoor:
         if self._patience.is_leaving:
             self._ending.leave()
             return
-        self._count_timeout()
+        logged_in = self._context.login is not None
+        self._context.core.row.timed_out(working=False, logged_in=logged_in)
         self._ending.refuse(Refusal("timeout", "nothing came for too long"), "timed out")
-
-    def _count_timeout(self) -> None:
-        context = self._context
-        context.core.row.add(f"timeouts_total:{context.activity.phase}")
 
     def drain(self) -> None:
         self._patience.leave(time.monotonic())

@@ -274,7 +274,8 @@ class NativeDoor:
     def timed_out(self) -> Outcome:
         context, farewell = self._context, self._patience.farewell
         if not farewell and not self._ending.lingering:
-            context.core.row.add(f"timeouts_total:{context.activity.phase}")
+            busy, known = self._task is not None, context.login is not None
+            context.core.row.timed_out(working=busy, logged_in=known)
         if self._task is None and not farewell and not self._ending.lingering:
             context.refuse(0, Refusal("timeout", "nothing came for too long"))
             context.wire.flush()
