@@ -106,3 +106,17 @@ def test_a_table_that_stands_still_is_asked_again(tmp_path: Path, seat: Seat) ->
     time.sleep(max(0.0, meter.until - time.monotonic()))
     assert meter.take(100) == 100
     other.close()
+
+
+def test_what_was_moved_unasked_is_claimed_with_the_next_piece(seat: Seat) -> None:
+    """A small FTP upload is in memory before anybody knows that it is to be paid for."""
+    meter = Metered(seat, UP, RATE)
+    drain(meter, 1000)
+    before = seat.table.file.paid_until(seat.cell, UP)
+    meter.spend(RATE // 2)
+    drain(meter, 1000)
+    paid = seat.table.file.paid_until(seat.cell, UP)
+    assert paid - before >= (RATE // 2 + 1000) * SECOND // RATE
+    meter.spend(2000)
+    meter.close()  # nothing goes back of what was moved
+    assert seat.table.file.paid_until(seat.cell, UP) == paid

@@ -65,6 +65,7 @@ class Metered:
         self._rate = rate
         self._piece = piece(rate)
         self._granted = 0
+        """Below zero: moved already, to be claimed with the next piece."""
         self._claimed = 0
         """Bytes of a piece that may be moved once `until` has come."""
         self._whole = 0
@@ -72,12 +73,12 @@ class Metered:
         self.until = 0.0
 
     def take(self, most: int) -> int:
-        if not self._granted:
+        if self._granted <= 0:
             if not self._claimed:
-                self._claimed = self._claim(min(most, self._piece))
+                self._claimed = self._claim(min(most, self._piece) - self._granted)
             if not self._claimed or time.monotonic() < self.until:
                 return 0
-            self._granted, self._claimed = self._claimed, 0
+            self._granted, self._claimed = self._granted + self._claimed, 0
         return min(most, self._granted)
 
     def spend(self, count: int) -> None:
@@ -97,7 +98,7 @@ class Metered:
         """What was claimed and not moved goes back."""
         left = self._granted + self._claimed + self._whole
         self._granted = self._claimed = self._whole = 0
-        if left:
+        if left > 0:
             try:
                 self._seat.table.unclaim(self._seat, self._direction, left, self._rate)
             except TimeoutError:

@@ -656,6 +656,14 @@ def test_who_waits_too_long_is_told(serve: Serve) -> None:
     assert told == {"login": 1, "idle": 1, "transfer": 2}
 
 
+def test_an_upload_grows_out_of_memory_within_a_bandwidth(serve: Serve) -> None:
+    ftp = serve(limits={"user_bandwidth_up": '"4 MiB"'}).log_in()
+    content = os.urandom(600_000)
+    for number in range(3):
+        ftp.stor(f"f{number}", content)
+        assert ftp.retr(f"f{number}") == content
+
+
 def test_a_quarantined_upload_counts_only_with_its_client(serve: Serve) -> None:
     site = serve(ftp={"tls": '"allow"', "quarantine": '"1s"'})
     ftp = site.log_in()
