@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from forkd.scoreboard import DOORS, Scoreboard
+from forkd.cells import DOORS
+from forkd.scoreboard import Scoreboard
 from forkd.supervisor.roster import Post
 
 EVERY = 2.0
