@@ -141,8 +141,9 @@ class Metrics(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "human", "json"] = "auto"
+    format: Literal["auto", "human", "json", "journal"] = "auto"
     file: str = ""
+    xferlog: str = ""
     transfers: bool = True
 
 

@@ -125,11 +125,14 @@ def _paths(config: Config) -> Iterator[Flaw]:
         "tls.cert": config.tls.cert,
         "tls.key": config.tls.key,
         "log.file": config.log.file,
+        "log.xferlog": config.log.xferlog,
     }
     given = needed | {key: path for key, path in optional.items() if path}
     for key, path in given.items():
         if not Path(path).is_absolute():
             yield Flaw(key, "must be an absolute path")
+    if config.log.file and config.log.format == "journal":
+        yield Flaw("log.file", "must be empty where log.format is 'journal'", ("log.format",))
     if len(config.server.runtime_dir.encode(errors="surrogateescape")) > RUNTIME_DIR_MAX:
         yield Flaw(
             "server.runtime_dir", f"is too long for sockets: at most {RUNTIME_DIR_MAX} bytes"

@@ -1,89 +1,77 @@
 """Structured log lines: one line an event, for people on a terminal and JSON elsewhere.
 
 Rules
-  1. Whole lines are written with a single write(2) to a descriptor opened for appending, so lines
-     of several processes never mix.  A line that cannot be written is lost, never an error; nor is
-     it waited for: a terminal or pipe that nobody reads must not stop the daemon.
-     The lines of transfers are held until `flush`, so that many small files share a write.
-  2. What a peer sent is data: everything unprintable in it is escaped, so no name can forge a line
-     or steer a terminal.
+  1. Whole lines are written at once, so lines of several processes never mix.  A line that cannot
+     be written is lost and counted, never an error, nor waited for: a terminal, pipe or journal
+     that nobody reads must not stop the daemon.  The lines of transfers are held until `flush`, so
+     that many small files share a write.
+  2. What a peer sent is data: everything unprintable in it is escaped (logs/forms.py).
   3. A field that is called like a secret is masked.  Do not rely on it: log no secrets.
   4. There is no logger to look up: a `Log` is made by each process and handed around.
+  5. Only the master opens files anew.  It hands their descriptors to its children, which may be
+     confined and find no path.
 """
 
 from __future__ import annotations
 
-import datetime
-import logging
 import os
 import re
-import select
-import stat
-import time
-from collections.abc import Callable
+import traceback
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from forkd import priorities
 from forkd.config import Log as LogSettings
 from forkd.errors import StartError
+from forkd.logs import priorities
+from forkd.logs.forms import Form, Human, Json, WithPriority
+from forkd.logs.journal import JournalForm, JournalSocket
+from forkd.logs.outlet import Outlet, Sink
+from forkd.logs.stream import STDERR, Stream, open_file
+from forkd.logs.transferline import TransferLine
+from forkd.logs.xferlog import Xferlog
 
-STDERR = 2
-_HELD_MAX = 4096
-"""Bytes in one write of several lines: what a pipe takes as a whole, see PIPE_BUF in pipe(7)."""
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
+__all__ = ["STDERR", "Files", "Log", "log_to", "open_log"]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET = re.compile(r"passw|secret|token|credential|private", re.IGNORECASE)
-_ESCAPES = re.compile(r"[^\x20-\x7e]")
-_BARE = re.compile(r"^[A-Za-z0-9_./:@%+,\[\]-]+$")
 
 
-class _TransferLine(msgspec.Struct, omit_defaults=True):
-    """The JSON of one transfer, field by field in this order."""
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Descriptors of the files that a process logs to; -1: none."""
 
-    time: str
-    level: str
-    event: str
-    user: str
-    address: str
-    session: str
-    direction: str
-    path: str
-    bytes: int
-    seconds: float
-    outcome: str
-    door: str
-    completeness: str = ""
+    log: int = -1
+    xferlog: int = -1
 
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+@dataclass(slots=True)
+class _Ways:
+    """What all logs of a process share."""
+
+    settings: LogSettings
+    level: int
+    events: Outlet
+    transfers: Outlet | None
 
 
 class Log:
     """Where a process writes its events.  `bind` gives the same log with fields added to each."""
 
-    def __init__(
-        self, logger: logging.Logger, handler: LineHandler, transfers: bool, bound: dict[str, Any]
-    ) -> None:
-        self._logger = logger
-        self._handler = handler
-        self._transfers = transfers
+    def __init__(self, ways: _Ways, bound: dict[str, Any]) -> None:
+        self._ways = ways
         self._bound = bound
 
     def bind(self, **fields: Any) -> Log:
         """A log whose every event carries `fields` too; it shares the descriptor."""
-        return Log(self._logger, self._handler, self._transfers, {**self._bound, **fields})
+        return Log(self._ways, {**self._bound, **fields})
 
     def event(self, level: str, event: str, **fields: Any) -> None:
         """Write one line.  `level` is debug, info, warning or error."""
-        number = _LEVELS[level]
-        if number >= self._handler.level:
-            self._logger.log(number, event, extra={"fields": {**self._bound, **fields}})
+        if _LEVELS[level] < self._ways.level:
+            return
+        outlet = self._ways.events
+        told = {name: _mask(name, value) for name, value in {**self._bound, **fields}.items()}
+        outlet.write(lambda form: form.event(outlet.clock(), level, event, told))
 
     def debug(self, event: str, **fields: Any) -> None:
         self.event("debug", event, **fields)
@@ -99,7 +87,7 @@ class Log:
 
     def unexpected(self, event: str, error: BaseException, **fields: Any) -> None:
         """An error nobody expected, with its traceback in the field `traceback`."""
-        text = logging.Formatter().formatException((type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(error)).rstrip("\n")
         self.event("error", event, error=repr(error), traceback=text, **fields)
 
     def transfer(
@@ -121,26 +109,30 @@ class Log:
         `size` is the bytes moved, `direction` up or down, `outcome` "ok" or the code of a refusal.
         `completeness` "unknown" tells that nothing proved that all of an upload came.
         """
-        if not self._transfers:
+        ways = self._ways
+        if not ways.settings.transfers and ways.transfers is None:
             return
         level = "info" if outcome == "ok" else "warning"
-        stamp, took = self._handler.clock(), round(seconds, 6)
-        line = _TransferLine(
+        stamp, took = ways.events.clock(), round(seconds, 6)
+        line = TransferLine(
             *(stamp, level, "transfer", user, address, session),
             *(direction, path, size, took, outcome, door),
             completeness=completeness,
         )
-        if self._handler.json:
-            self._handler.hold(level, lambda: _json_line(line))
-        else:
-            fields = msgspec.structs.asdict(line)
-            for name in ("time", "level", "event"):
-                del fields[name]
-            self._handler.hold(level, lambda: _human_line(stamp, level, "transfer", fields))
+        if ways.settings.transfers:
+            ways.events.hold(lambda form: form.transfer(line))
+        if ways.transfers is not None:
+            ways.transfers.hold(lambda form: form.transfer(line))
 
     def flush(self) -> None:
-        """Write the lines that are held; for the thread that logs the transfers."""
-        self._handler.flush_held()
+        """Write the lines that are held."""
+        self._ways.events.flush()
+        if self._ways.transfers is not None:
+            self._ways.transfers.flush()
+
+    def set_level(self, level: str) -> None:
+        """From now on; holds for every log that was bound to this one."""
+        self._ways.level = _LEVELS[level]
 
     def set_level(self, level: str) -> None:
         """From now on; holds for every log that was bound to this one."""
@@ -151,20 +143,50 @@ class Log:
 
         Holds for every log that was bound to this one.  Raises StartError; nothing changed then.
         """
-        fd = _open(settings)
-        self._handler.close()
-        self._handler.fd, self._handler.json = fd, _wants_json(fd, settings)
-        self._handler.journal = priorities.is_journal(fd)
-        self._handler.setLevel(_LEVELS[settings.level])
+        ways, new = self._ways, _open(settings)
+        ways.events.exchange(new.events.sink, _form(settings, new.events.sink))
+        former, ways.transfers = ways.transfers, new.transfers
+        if former is not None:
+            former.close()
+        ways.settings, ways.level = settings, new.level
 
-    def fileno(self) -> int:
-        """The descriptor the lines go to."""
-        return self._handler.fd
+    def go_on_in(self, files: Files) -> None:
+        """Write to these files, which are owned from now on, instead of those written to so far.
+
+        Standard error and the journal stay.
+        """
+        for outlet, fd in ((self._ways.events, files.log), (self._ways.transfers, files.xferlog)):
+            if fd < 0:
+                continue
+            if outlet is not None and _is_file(outlet.sink):
+                outlet.exchange(Stream(fd))
+            else:
+                os.close(fd)
+
+    @property
+    def settings(self) -> LogSettings:
+        """As they hold now."""
+        return self._ways.settings
+
+    @property
+    def files(self) -> Files:
+        """What `go_on_in` of another process may get; standard error is nobody else's."""
+        ways = self._ways
+        log = ways.events.sink.fileno() if ways.settings.file else -1
+        return Files(log, ways.transfers.sink.fileno() if ways.transfers else -1)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that must stay open, but standard error."""
+        outlets = (self._ways.events, self._ways.transfers)
+        held = [outlet.sink.fileno() for outlet in outlets if outlet is not None]
+        return [fd for fd in held if fd != STDERR]
 
     def close(self) -> None:
-        """Close the file; standard error stays open."""
-        self._handler.flush_held()
-        self._handler.close()
+        """Close the files; standard error stays open."""
+        self._ways.events.close()
+        if self._ways.transfers is not None:
+            self._ways.transfers.close()
 
 
 def open_log(settings: LogSettings, **bound: Any) -> Log:
@@ -172,189 +194,57 @@ def open_log(settings: LogSettings, **bound: Any) -> Log:
 
     Raises StartError naming the file when it cannot be opened.
     """
-    return log_to(_open(settings), settings, **bound)
+    return Log(_open(settings), bound)
 
 
 def log_to(fd: int, settings: LogSettings, **bound: Any) -> Log:
     """A log on an open descriptor, which it owns unless it is standard error."""
-    handler = LineHandler(fd, _wants_json(fd, settings))
-    handler.setLevel(_LEVELS[settings.level])
-    logger = logging.Logger("forkd")
-    logger.addHandler(handler)
-    return Log(logger, handler, settings.transfers, bound)
+    sink = Stream(fd)
+    outlet = Outlet(_form(settings, sink), sink)
+    return Log(_Ways(settings, _LEVELS[settings.level], outlet, None), bound)
 
 
-def _open(settings: LogSettings) -> int:
-    if not settings.file:
-        return STDERR
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    try:
-        return os.open(settings.file, flags, 0o640)
-    except OSError as error:
-        raise StartError(f"log.file {settings.file}: {error.strerror}") from None
-
-
-def _wants_json(fd: int, settings: LogSettings) -> bool:
-    return settings.format == "json" or (settings.format == "auto" and not os.isatty(fd))
-
-
-class LineHandler(logging.Handler):
-    """Formats a record as one line and writes it with one write(2)."""
-
-    def __init__(self, fd: int, json: bool) -> None:
-        super().__init__()
-        self.fd = fd
-        self.json = json
-        self.journal = priorities.is_journal(fd)
-        self.clock = Clock().now
-        self._lost = 0
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._room = _watch_room(fd)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = {name: _mask(name, value) for name, value in record.__dict__["fields"].items()}
-        level = record.levelname.lower()
-        stamp = _text_of(record.created)
-        if self.json:
-            head = {"time": stamp, "level": level, "event": record.msg}
-            self.write(level, lambda: _json_line(head | fields))
-        else:
-            self.write(level, lambda: _human_line(stamp, level, record.msg, fields))
-
-    def write(self, level: str, make: Callable[[], bytes]) -> None:
-        """Hand one whole line to the kernel; a full disk, pipe or terminal loses it.
-
-        So does a line that cannot be made: whoever logs has better things to do than fail.
-        """
-        self._write(self._made(level, make), 1)
-
-    def hold(self, level: str, make: Callable[[], bytes]) -> None:
-        """Keep a line for the next `flush_held`, or until no more fit into one write."""
-        line = self._made(level, make)
-        if self._held_bytes + len(line) > _HELD_MAX:
-            self.flush_held()
-        self._held.append(line)
-        self._held_bytes += len(line)
-
-    def flush_held(self) -> None:
-        """Write what is held, at once."""
-        if self._held:
-            held, self._held, self._held_bytes = self._held, [], 0
-            self._write(b"".join(held), len(held))
-
-    def _made(self, level: str, make: Callable[[], bytes]) -> bytes:
+def _open(settings: LogSettings) -> _Ways:
+    sink = _sink(settings)
+    events = Outlet(_form(settings, sink), sink)
+    transfers = None
+    if settings.xferlog:
         try:
-            return self._start(level) + make()
-        except Exception as error:
-            return self._event_line("error", "line-failed", {"error": ascii(error)})
+            transfers = Outlet(Xferlog(), Stream(open_file("log.xferlog", settings.xferlog)))
+        except StartError:
+            events.close()
+            raise
+    return _Ways(settings, _LEVELS[settings.level], events, transfers)
 
-    def _write(self, text: bytes, lines: int) -> None:
-        if self._room is not None and not self._room.poll(0):
-            self._lost += lines
-            return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            text = self._event_line("warning", "lines-lost", {"lines": lost}) + text
+
+def _sink(settings: LogSettings) -> Sink:
+    if settings.format == "journal":
         try:
-            os.write(self.fd, text)
+            return JournalSocket()
+        except OSError as error:
+            raise StartError(f'log.format "journal": no journal: {error.strerror}') from None
+    if settings.file:
+        return Stream(open_file("log.file", settings.file))
+    if settings.format == "auto" and priorities.is_journal(STDERR):
+        try:
+            return JournalSocket()
         except OSError:
-            pass
-
-    def _event_line(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
-        start = self._start(level)
-        if self.json:
-            head = {"time": self.clock(), "level": level, "event": event}
-            return start + _json_line(head | fields)
-        return start + _human_line(self.clock(), level, event, fields)
-
-    def _start(self, level: str) -> bytes:
-        return priorities.of_level(level) if self.journal else b""
-
-    def close(self) -> None:
-        super().close()
-        if self.fd > STDERR:
-            os.close(self.fd)
-            self.fd = -1
+            pass  # lines with a priority reach it too
+    return Stream(STDERR)
 
 
-def _watch_room(fd: int) -> select.poll | None:
-    """Tells whether a pipe, terminal or socket takes a line at once; None for files."""
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-    except OSError:
-        return None
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
-    return room
+def _form(settings: LogSettings, sink: Sink) -> Form:
+    if isinstance(sink, JournalSocket):
+        return JournalForm()
+    fd = sink.fileno()
+    for_people = settings.format == "human" or (settings.format == "auto" and os.isatty(fd))
+    form: Form = Human() if for_people else Json()
+    return WithPriority(form) if priorities.is_journal(fd) else form
 
 
-class Clock:
-    """The time now as text; the text of a second is made once."""
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-
-    def now(self) -> str:
-        """RFC 3339 in UTC, with milliseconds."""
-        at = time.time()
-        second = int(at)
-        if second != self._second:
-            self._second, self._text = second, _text_of(second)[:-4]
-        return f"{self._text}{int((at - second) * 1000):03d}Z"
-
-
-def _text_of(at: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC, with milliseconds."""
-    when = datetime.datetime.fromtimestamp(at, datetime.UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _is_file(sink: Sink) -> bool:
+    return isinstance(sink, Stream) and sink.fileno() != STDERR
 
 
 def _mask(name: str, value: Any) -> Any:
     return "***" if _SECRET.search(name) else value
-
-
-def _json_line(line: _TransferLine | dict[str, Any]) -> bytes:
-    try:
-        text = _encode(line)
-    except UnicodeEncodeError:  # a lone surrogate: a name that is not UTF-8
-        text = _encode(_scrubbed(line))
-    if not text.isascii() or b"\x7f" in text:
-        text = _ESCAPES.sub(_json_escape, text.decode()).encode()
-    return text + b"\n"
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    """Printable text stays readable; the rest (C1 controls, bidi marks) is escaped."""
-    character = match[0]
-    if character.isprintable():
-        return character
-    point = ord(character)  # and no codec, which a confined process could not load any more
-    if point < 0x10000:
-        return f"\\u{point:04x}"
-    point -= 0x10000
-    return f"\\u{0xD800 | point >> 10:04x}\\u{0xDC00 | point & 0x3FF:04x}"
-
-
-def _scrubbed(line: _TransferLine | dict[str, Any]) -> dict[str, Any]:
-    fields = line if isinstance(line, dict) else msgspec.structs.asdict(line)
-    return {
-        name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-        for name, value in fields.items()
-    }
-
-
-def _human_line(stamp: str, level: str, event: str, fields: dict[str, Any]) -> bytes:
-    parts = [f"{stamp[11:19]} {level.upper():7} {event}"]
-    parts += [f"{name}={_human_value(value)}" for name, value in fields.items() if value != ""]
-    return (" ".join(parts) + "\n").encode(errors="backslashreplace")
-
-
-def _human_value(value: Any) -> str:
-    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
-    if _BARE.match(text):
-        return text
-    quoted = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.replace("\\", "\\\\"))
-    return '"' + quoted.replace('"', '\\"') + '"'

@@ -51,8 +51,9 @@ def flaws(config: Config) -> Iterator[Flaw]:
     for key, folder in _folders(config).items():
         if _is_absolute(folder) and (obstacle := _obstacle(folder)):
             yield Flaw(key, f"{folder} cannot be a folder: {obstacle} is none")
-    if _is_absolute(config.log.file) and (why := _no_place_for(config.log.file)):
-        yield Flaw("log.file", why)
+    for key, path in (("log.file", config.log.file), ("log.xferlog", config.log.xferlog)):
+        if _is_absolute(path) and (why := _no_place_for(path)):
+            yield Flaw(key, why)
     made = {os.path.normpath(folder) for folder in _folders(config).values()}
     for path in (each.host for each in config.listen.native if each.family == "unix"):
         if os.path.dirname(path) not in made and (why := _no_place_for(path)):

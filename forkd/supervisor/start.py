@@ -20,7 +20,7 @@ from typing import Any
 from forkd.config import Config
 from forkd.errors import StartError
 from forkd.ledger.file import locked_slots, mark_clean
-from forkd.log import STDERR, Log, open_log
+from forkd.log import Log, open_log
 from forkd.master import Master
 from forkd.scoreboard import Scoreboard
 from forkd.supervisor.estate import Estate
@@ -80,7 +80,7 @@ class Ground:
         """What must stay open over detaching."""
         held = [listener.socket.fileno() for listener in self.listeners.bound]
         held += [lock.fileno() for lock in self.locks]
-        return held if self.log.fileno() == STDERR else [*held, self.log.fileno()]
+        return held + self.log.descriptors
 
 
 def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
@@ -110,9 +110,8 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
             log.warning("killed", process="orphan", pid=pid, why="it kept an address in use")
         locks = (lock, pid_lock) if pid_lock else (lock,)
         if owner:
-            for fd in [*(held.fileno() for held in locks), log.fileno()]:
-                if fd != STDERR:
-                    os.fchown(fd, owner.uid, owner.gid)
+            for fd in [*(held.fileno() for held in locks), *log.descriptors]:
+                os.fchown(fd, owner.uid, owner.gid)
         undo.pop_all()
     return Ground(
         *(config, mtime, listeners, log, locks),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-_OF_LEVEL = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
+NUMBERS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+"""What syslog(3) calls each level."""
+_OF_LEVEL = {level: b"<%d>" % number for level, number in NUMBERS.items()}
 
 
 def of_level(level: str) -> bytes:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from forkd import priorities
 from forkd.config import Log as LogSettings
 from forkd.log import open_log
+from forkd.logs import priorities
 
 
 @pytest.fixture
