@@ -33,6 +33,7 @@ from forkd.supervisor.control import Asker, ControlServer, Nobody
 from forkd.supervisor.estate import Estate
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.leaving import START_TIMEOUT
+from forkd.supervisor.logfiles import LogFiles
 from forkd.supervisor.mastersetup import Setup
 from forkd.supervisor.orders import Orders
 from forkd.supervisor.processes import Process
@@ -58,6 +59,7 @@ ON_SIGNAL: dict[int, str] = {
     signal.SIGINT: "stop-now",
     signal.SIGQUIT: "stop-now",
     signal.SIGHUP: "reload",
+    signal.SIGUSR1: "reopen",
     signal.SIGUSR2: "upgrade",
 }
 """What a signal asks for; a second one while stopping always hastens."""
@@ -75,6 +77,7 @@ class Master:
         self._board = setup.board
         self._selector = selectors.DefaultSelector()
         self._children = Children(self._selector, self, self._release)
+        self._logfiles = LogFiles(setup.log, self._children)
         left = setup.estate
         self._fleet = left.fleet if left else Fleet()
         self._started = left.started if left else time.monotonic()
@@ -82,7 +85,7 @@ class Master:
         self._slots = Slots(self._fleet, setup.board, setup.locked_slots, self._reap)
         self._changeover = Changeover(
             *(self._fleet, setup.listeners, setup.board, setup.log, self._service, setup.world),
-            self._fork_prepare,
+            *(self._fork_prepare, self._logfiles.reopen),
         )
         self._orders = left.orders if left else Orders()
         self._vitals = Vitals(setup.board, left.deaths if left else {})
@@ -212,6 +215,8 @@ class Master:
                 self._log.info("signal", name=signal.Signals(number).name)
             if what == "reload":
                 self.reload(Nobody())
+            elif what == "reopen":
+                self._logfiles.reopen_again()
             elif what == "upgrade":
                 self.upgrade(Nobody())
             elif what:

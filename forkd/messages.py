@@ -94,6 +94,16 @@ class Verify(_Link, frozen=True, tag="verify"):
     fix: bool = False
 
 
+class Reopen(_Link, frozen=True, tag="reopen"):
+    """Log to the files whose descriptors come with this; -1: none.
+
+    On the way each is a position among these descriptors.
+    """
+
+    log: int = -1
+    xferlog: int = -1
+
+
 class Try(_Link, frozen=True, tag="try"):
     """To the trial: execute this, which takes the descriptor `estate` over as far as to look.
 
@@ -192,6 +202,7 @@ LinkMessage = (
     | AccountChanged
     | Reap
     | Verify
+    | Reopen
     | Try
     | Inform
     | Ready

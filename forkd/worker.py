@@ -20,6 +20,7 @@ from functools import partial
 
 from forkd import messages
 from forkd.accounts import open_accounts
+from forkd.childlink import ChildLink
 from forkd.config import Config
 from forkd.doors.ftp import FtpDoor, FtpSettings
 from forkd.doors.native import NativeDoor
@@ -28,7 +29,6 @@ from forkd.events.files import folder_of
 from forkd.events.journal import SILENT, FileJournal, Journal
 from forkd.helpers.reaper import reap
 from forkd.limits.table import LimitTable, open_table
-from forkd.link import Link
 from forkd.listen import ListenAddress
 from forkd.log import Log, open_log
 from forkd.messages import LinkMessage
@@ -118,7 +118,7 @@ class Worker:
         born = int(time.time() * 1000)
         self._row.take_seat(os.getpid(), seat.generation, born)
         self._ledger = ledger
-        self._link = Link(seat.link)
+        self._link = ChildLink(seat.link, log)
         self._epoll = select.epoll()
         self._mailbox = Mailbox()
         self._pool = Pool()

@@ -18,6 +18,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from forkd.childlink import ChildLink
 from forkd.config import Config
 from forkd.events import files
 from forkd.events.files import ENDED
@@ -43,7 +44,7 @@ _LEAVE_SECONDS = 2.0
 def main(seat: ChildSeat) -> int:
     """Tell hooks until the master says `Drain` or is gone.  Raises OSError."""
     log = open_log(seat.config.log, process="dispatcher")
-    link = Link(seat.link)
+    link = ChildLink(seat.link, log)
     set_title("dispatcher")
     link.send(Ready())
     folder = files.folder_of(seat.config)

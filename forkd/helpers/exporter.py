@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from forkd.childlink import ChildLink
 from forkd.errors import StartError
 from forkd.helpers.handover import Offer, open_listener
 from forkd.helpers.metrics import BoardCollector
@@ -50,7 +51,7 @@ def main(seat: ChildSeat) -> int:
     server = MetricsServer(listener, Pages(seat, log), log)
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     set_title("exporter")
-    link = Link(seat.link)
+    link = ChildLink(seat.link, log)
     link.send(Ready())
     _watch(link, offer, listener, log)
     server.shutdown()
@@ -212,7 +213,7 @@ class MetricsServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._changed.wait_for(lambda: not self._deadlines, seconds)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        self.log.debug("a scrape broke off", address=str(client_address))
+        self.log.debug("scrape-broken-off", address=str(client_address))
 
 
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
@@ -244,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return self.server.pages.get(self.path)
         except Exception as error:
-            self.server.log.unexpected("a page could not be made", error, path=self.path)
+            self.server.log.unexpected("page-failed", error, path=self.path)
             return Page(500, b"internal error; see the log\n")
 
     def version_string(self) -> str:

@@ -14,6 +14,7 @@ import select
 import time
 
 from forkd import messages
+from forkd.childlink import ChildLink
 from forkd.config import Config
 from forkd.errors import Refusal
 from forkd.events.files import folder_of, undecided
@@ -43,7 +44,7 @@ _LEFT_BEHIND_SECONDS = 3600.0
 def main(seat: ChildSeat) -> int:
     """Keep house until the master says `Drain` or is gone."""
     log = open_log(seat.config.log, process="keeper")
-    link = Link(seat.link)
+    link = ChildLink(seat.link, log)
     set_title("keeper")
     link.send(messages.Ready())
     file = LedgerFile(ledger_path(seat.config))

@@ -25,6 +25,7 @@ from functools import partial
 
 import msgspec
 
+from forkd.childlink import ChildLink
 from forkd.config import Command
 from forkd.errors import Refusal, StartError
 from forkd.helpers import runclient
@@ -49,7 +50,7 @@ def main(seat: ChildSeat) -> int:
     log = open_log(seat.config.log, process="runner")
     path = runclient.socket_path(seat.config.server.runtime_dir, seat.generation)
     with _listen(path) as listener:
-        runner = Runner(seat.config.commands, listener, Link(seat.link), log)
+        runner = Runner(seat.config.commands, listener, ChildLink(seat.link, log), log)
         set_title("runner")
         runner.serve()
     return 0

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from forkd import __version__, reports
 from forkd.config import Config
+from forkd.config import Log as LogSettings
 from forkd.errors import ConfigError, StartError
 from forkd.log import Log
 from forkd.scoreboard import MASTER_ROW, Scoreboard
@@ -65,6 +66,7 @@ class Changeover:
         service: Service,
         first: World,
         prepare: Callable[[World], None],
+        reopen_log: Callable[[LogSettings], None],
     ) -> None:
         self.worlds: dict[int, World] = {}
         self.last: LastReload | None = None
@@ -79,6 +81,7 @@ class Changeover:
         self._log = log
         self._service = service
         self._prepare = prepare
+        self._reopen_log = reopen_log
 
     @property
     def world(self) -> World:
@@ -199,7 +202,7 @@ class Changeover:
         if self.serving:
             self._count("ok", told, took)
             try:
-                self._log.reopen(change.world.config.log)  # it may have been moved away
+                self._reopen_log(change.world.config.log)  # it may have been moved away
             except StartError as error:
                 change.notes.append(str(error))
         self.serving = change.generation

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from forkd.link import Link
@@ -76,11 +76,11 @@ class Children:
             )
             self.adopt(child.key, process)
 
-    def send(self, key: int, message: LinkMessage) -> None:
-        """Send a message; one who is gone, or does not read, gets none."""
+    def send(self, key: int, message: LinkMessage, files: Sequence[int] = ()) -> None:
+        """Send a message and duplicates of descriptors; who is gone or reads nothing gets none."""
         process = self.running.get(key)
         if process:
-            process.link.send(message)
+            process.link.send(message, files)
             self._after(key, process.link)
 
     def kill(self, key: int) -> None:

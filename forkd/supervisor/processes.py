@@ -4,8 +4,8 @@ Rules
   1. A child keeps nothing of the master but its seat: everything else the master has open is closed
      first, then the child imports its room.
   2. A child is steered over its link alone.  The signals that reach a whole process group (Ctrl-C,
-     a hang-up, a service manager's TERM or USR2) do nothing to it, and what it executes has them
-     back.
+     a hang-up, a service manager's TERM, USR1 or USR2) do nothing to it, and what it executes has
+     them back.
   3. A process is signalled by its pidfd, so never a stranger that got its pid.
 """
 
@@ -30,7 +30,7 @@ from forkd.title import set_title
 
 STEERED_BY_LINK = (
     *(signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM),
-    signal.SIGUSR2,
+    *(signal.SIGUSR1, signal.SIGUSR2),
 )
 ROOMS = {
     "prepare": "forkd.supervisor.prepare",
