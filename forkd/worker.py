@@ -405,7 +405,8 @@ class Worker:
         now = time.monotonic()
         self._sessions.time_out(now)
         for session in self._draining.laggards(self._sessions, now):
-            self._log.info("too-slow", session=session.id, path=session.activity.path)
+            activity = session.activity
+            self._log.info("too-slow", session=session.id, user=activity.user, path=activity.path)
             self._sessions.end(session)
         if now >= self._closes_at:
             self._closes_at = FOREVER

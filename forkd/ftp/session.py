@@ -99,8 +99,9 @@ class Conversation:
 
     # what the door tells
 
-    def greet(self) -> None:
-        self.say(220, self.policy.greeting)
+    def greet(self, session: str) -> None:
+        """`session` is the id that the server's log knows this connection by."""
+        self.say(220, f"{self.policy.greeting} Session {session}.")
 
     def finish(self, code: int = 0, text: str | bytes = "") -> None:
         """The request is answered: with this, or with what was said already where `code` is 0."""

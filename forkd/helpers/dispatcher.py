@@ -176,8 +176,7 @@ class Dispatcher:
         self._row.add("deliveries_total:ok")
         self._log.debug(
             "hook-told",
-            hook=post.queue.name,
-            id=delivery.event.id,
+            **_fields(post, delivery.event),
             seconds=round(time.monotonic() - begun.started, 3),
         )
         post.queue.succeeded(delivery)
@@ -233,5 +232,6 @@ def _fields(post: _Post, event: Intent) -> dict[str, str]:
         "id": event.id,
         "kind": event.kind,
         "user": event.origin.user,
+        "session": event.origin.session,
         "path": event.path,
     }

@@ -33,6 +33,7 @@ class RunRequest(Struct, frozen=True):
 
     command: _Name
     user: _Name
+    session: str = ""
 
 
 class RunStatus(Struct, frozen=True, tag_field="r", tag="ended"):
@@ -120,8 +121,10 @@ class RunHandle:
         os.close(self.stderr_fd)
 
 
-def start(runtime_dir: str, generation: int, command: str, user: str) -> RunHandle:
-    """Ask the runner for a command; never waits.
+def start(
+    runtime_dir: str, generation: int, command: str, user: str, session: str = ""
+) -> RunHandle:
+    """Ask the runner for a command; never waits.  `session` is for its log.
 
     Raises Refusal (busy: the runner takes nothing at the moment; bad-request).  That the runner
     refuses (unknown-command, command-failed, busy) shows in `RunHandle.read_status`.
@@ -138,7 +141,7 @@ def start(runtime_dir: str, generation: int, command: str, user: str) -> RunHand
             undo.callback(os.close, reader)
             write_ends.callback(os.close, writer)
             os.set_blocking(reader, False)
-        packet = encode(RunRequest(command, user))
+        packet = encode(RunRequest(command, user, session))
         if len(packet) > PACKET_MAX:
             raise Refusal("bad-request", "the name of the command is too long")
         try:

@@ -209,9 +209,8 @@ class Runner:
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._log.error(
-                "a command cannot be started",
-                command=request.command,
-                user=request.user,
+                "command-not-started",
+                **_fields(request),
                 program=command.exec[0],
                 error=str(error),
             )
@@ -230,9 +229,7 @@ class Runner:
         self._runs.add(run)
         self._selector.modify(connection, selectors.EVENT_READ, partial(self._hear_worker, run))
         self._watch(run.pidfd, partial(self._ended, run))
-        self._log.info(
-            "command started", command=request.command, user=request.user, pid=process.pid
-        )
+        self._log.info("command-started", **_fields(request), pid=process.pid)
 
     def _hear_worker(self, run: Run) -> None:
         """A worker has nothing to say during a run: what comes is its end."""
@@ -254,9 +251,8 @@ class Runner:
         self._runs.remove(run)
         self._answer(run.connection, status)
         self._log.info(
-            "command ended",
-            command=run.request.command,
-            user=run.request.user,
+            "command-ended",
+            **_fields(run.request),
             status=status.status,
             signal=status.signal,
             reason=run.cut or status.reason,
@@ -281,3 +277,7 @@ class Runner:
             except OSError:
                 pass  # nobody waits for it any more
         connection.close()
+
+
+def _fields(request: runclient.RunRequest) -> dict[str, str]:
+    return {"command": request.command, "user": request.user, "session": request.session}

@@ -162,7 +162,11 @@ class Proof:
                 core.limits.ban(peer.origin, rules.ban_time)
                 core.row.add("bans_total")
                 core.log.warning(
-                    "banned", origin=peer.origin, failures=failures, seconds=float(rules.ban_time)
+                    "banned",
+                    origin=peer.origin,
+                    session=peer.session,
+                    failures=failures,
+                    seconds=float(rules.ban_time),
                 )
         except Refusal:  # it could not be counted, so it is as bad as can be
             return policy.LONGEST_DELAY

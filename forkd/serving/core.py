@@ -8,6 +8,7 @@ from typing import Protocol
 
 from forkd.accounts import Accounts
 from forkd.config import Config
+from forkd.errors import Fault, Refusal
 from forkd.events.journal import Journal
 from forkd.limits.table import LimitTable
 from forkd.log import Log
@@ -21,12 +22,29 @@ from forkd.storage.commit import Committer
 from forkd.storage.partials import Namer
 from forkd.storage.tree import Store
 
+_TOLD_ELSEWHERE = ("kicked", "going-away")
+"""Codes that an event of the administrator's makes many of, or that have an event of their own."""
+
 
 class Watch(Protocol):
     """How a door hears of a descriptor besides its session's own."""
 
     def __call__(self, fd: int, call: Callable[[], None], wants: int = READABLE) -> None:
         """Call back once when it is ready for `wants`, or has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end.  `trusted_path` tells that nobody else can read along."""
+
+    session: str
+    address: str
+    origin: str
+    """What it counts as where addresses are limited."""
+    trusted_path: bool
+    door: str
+    wake: Callable[[], None]
+    """Have the session stepped soon; on the loop's thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +71,16 @@ class Core:
     ask_sessions: Callable[[Callable[[list[SessionInfo]], None]], Callable[[], None]]
     """Hear, some time later, of the sessions of all workers; the answer calls that off."""
 
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end.  `trusted_path` tells that nobody else can read along."""
-
-    session: str
-    address: str
-    origin: str
-    """What it counts as where addresses are limited."""
-    trusted_path: bool
-    door: str
-    wake: Callable[[], None]
-    """Have the session stepped soon; on the loop's thread."""
+    def refused(self, peer: Peer, user: str, refusal: Refusal) -> None:
+        """Count and log a refusal that a peer is told; on the loop's thread."""
+        self.row.add(f"refusals_total:{refusal.code}")
+        usual = refusal.fault is Fault.PEER or refusal.code in _TOLD_ELSEWHERE
+        self.log.event(
+            "debug" if usual else "info",
+            "refused",
+            user=user,
+            session=peer.session,
+            address=peer.address,
+            code=refusal.code,
+            reason=refusal.message,
+        )

@@ -57,7 +57,8 @@ class Pending:
         elif isinstance(result, BaseException):
             context = self._context
             context.core.log.unexpected("change-failed", result, session=context.peer.session)
-            self.refusal = Refusal("internal", "the change could not be made; see the server's log")
+            told = context.signed("the change could not be made; see the server's log")
+            self.refusal = Refusal("internal", told)
         self._ended(self.refusal.code if self.refusal is not None else "ok")
         self._context.change_done()
 

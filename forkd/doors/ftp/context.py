@@ -10,7 +10,7 @@ from forkd.doors.ftp.dataport import DataPort
 from forkd.doors.ftp.lingering import Lingering
 from forkd.doors.ftp.settings import FtpSettings
 from forkd.doors.ftp.wire import Wire
-from forkd.errors import Refusal, from_oserror
+from forkd.errors import Fault, Refusal, from_oserror
 from forkd.ftp.replies import Negative, code_for
 from forkd.ftp.session import Conversation
 from forkd.serving.admission import Login
@@ -51,8 +51,18 @@ class Context:
 
     def negative(self, refusal: Refusal) -> Negative:
         """The reply for a refusal of the core, which is counted; on the loop's thread."""
-        self.core.row.add(f"refusals_total:{refusal.code}")
-        return Negative(code_for(refusal), refusal.message)
+        self.core.refused(self.peer, self.activity.user, refusal)
+        ours = refusal.fault in (Fault.OURS, Fault.MACHINE)
+        text = self.signed(refusal.message) if ours else refusal.message
+        return Negative(code_for(refusal), text)
+
+    def signed(self, text: str) -> str:
+        """With the session's id, for whoever has to ask the administrator."""
+        return f"{text} (session {self.peer.session})"
+
+    def say_farewell(self, text: str) -> None:
+        """The last word of a session that ends without the client's QUIT."""
+        self.talk.say(421, self.signed(text))
 
     def reply_for(self, error: BaseException) -> tuple[Negative, str]:
         """What a failed request ends with, and the outcome for the log; on the loop's thread."""

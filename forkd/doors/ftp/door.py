@@ -93,7 +93,7 @@ class FtpDoor:
 
     def _greet(self) -> None:
         if self._refusal is None:
-            self._context.talk.greet()
+            self._context.talk.greet(self._context.peer.session)
         else:
             self._ending.refuse(self._refusal, "refused")
 

@@ -35,12 +35,12 @@ class Ending:
     def refuse(self, refusal: Refusal, reason: str) -> None:
         """Tell why, as the last word."""
         self._context.negative(refusal)
-        self._context.talk.say(421, refusal.message)
+        self._context.say_farewell(refusal.message)
         self.begin(reason)
 
     def leave(self) -> None:
         """The worker leaves: the client is to connect again."""
-        self._context.talk.say(421, "the server is being restarted; connect again")
+        self._context.say_farewell("the server is being restarted; connect again")
         self.begin("going away")
 
     def finish(self) -> Outcome | None:
@@ -67,7 +67,7 @@ class Ending:
         """An administrator ends it; `heard`: the client can be told."""
         context = self._context
         if heard:
-            context.talk.say(421, "an administrator ended this session")
+            context.say_farewell("an administrator ended this session")
             context.core.row.add("refusals_total:kicked")
             context.wire.flush()
         return Closed("kicked")

@@ -44,7 +44,7 @@ class Gate:
         if refusal.code == "auth-failed":
             self._failures += 1
             if self._failures >= context.core.config.limits.login_attempts:
-                context.talk.say(421, "too many failed log-ins")
+                context.say_farewell("too many failed log-ins")
                 self._end("too many failed log-ins")
 
     def _welcome(self, login: Login) -> None:
@@ -69,7 +69,7 @@ class Gate:
     def _lost(self, refusal: Refusal) -> Outcome:
         """Nobody knows what the account may do by now."""
         self._context.negative(refusal)
-        self._context.talk.say(421, refusal.message)
+        self._context.say_farewell(refusal.message)
         self._end("the account could not be looked up")
         return AGAIN
 

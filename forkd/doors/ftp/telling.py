@@ -23,6 +23,7 @@ def tell_status(context: Context) -> None:
     lines: list[str | bytes] = [
         f"You are {activity.user or 'not logged in'}, from {context.peer.address}.",
         f"The connection is {'under ' + activity.tls if activity.tls else 'in clear'}.",
+        f"The session is {context.peer.session}.",
         f"TYPE is {context.talk.state.type}.",
     ]
     if activity.transferring:

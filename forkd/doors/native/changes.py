@@ -56,7 +56,7 @@ class Answered(Slot, ABC):
             return protocol.frame(Type.REPLY, self._ident, self.reply(result))
         context = self._context
         refusal = as_refusal(context, result)
-        context.core.row.add(f"refusals_total:{refusal.code}")
+        context.core.refused(context.peer, context.activity.user, refusal)
         self.ended(refusal.code)
         return error_frame(self._ident, refusal)
 

@@ -57,7 +57,7 @@ class Context:
 
     def refuse(self, ident: int, refusal: Refusal) -> None:
         """Answer a request with a refusal, in its turn."""
-        self.core.row.add(f"refusals_total:{refusal.code}")
+        self.core.refused(self.peer, self.activity.user, refusal)
         self.answer(error_frame(ident, refusal))
 
     def ended(self, direction: str, path: str, size: int, seconds: float, outcome: str) -> None:

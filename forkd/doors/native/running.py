@@ -25,7 +25,8 @@ class Running:
         self._left: int = runclient.find_command(config.commands, command, user).max_output
         self._patience = config.commands[command].timeout + 30
         self._handle = runclient.start(
-            config.server.runtime_dir, context.core.generation, command, user
+            *(config.server.runtime_dir, context.core.generation),
+            *(command, user, context.peer.session),
         )
         self._open = {self._handle.stdout_fd: "stdout", self._handle.stderr_fd: "stderr"}
         self._status: runclient.RunStatus | None = None
