@@ -134,10 +134,6 @@ class Log:
         """From now on; holds for every log that was bound to this one."""
         self._ways.level = _LEVELS[level]
 
-    def set_level(self, level: str) -> None:
-        """From now on; holds for every log that was bound to this one."""
-        self._handler.setLevel(_LEVELS[level])
-
     def reopen(self, settings: LogSettings) -> None:
         """Go on as other settings want it, or in the new file where the old one was moved away.
 

@@ -98,15 +98,10 @@ class Service:
         lines = self.run("cat", f"/proc/{pid}/status").splitlines()
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
-    def journal(self) -> list[tuple[str, dict[str, Any]]]:
-        """forkd's own lines since the machine was booted, each with its priority."""
-        lines = self.run("journalctl", "-u", "forkd", "-o", "json").splitlines()
-        found = [json.loads(line) for line in lines]
-        return [
-            (line["PRIORITY"], json.loads(line["MESSAGE"]))
-            for line in found
-            if line["MESSAGE"].startswith("{")
-        ]
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
+        """forkd's own events since the machine was booted, with the journal's fields."""
+        lines = self.run("journalctl", "-u", "forkd", "-o", "json", *matches).splitlines()
+        return [entry for line in lines if "FORKD_EVENT" in (entry := json.loads(line))]
 
     # clients
 
@@ -209,7 +204,7 @@ def test_no_process_of_it_is_root_or_has_a_right(service: Service) -> None:
 def test_its_workers_are_confined_by_landlock_too(service: Service) -> None:
     before = len(service.journal())
     service.start()
-    events = [line["event"] for _, line in service.journal()[before:]]
+    events = [entry["FORKD_EVENT"] for entry in service.journal()[before:]]
     assert "serving" in events
     assert "not-confined" not in events
 
@@ -389,10 +384,19 @@ def test_its_lines_have_priorities(service: Service) -> None:
     service.write(service.shipped)
     service.signal("KILL", service.workers()[0])
     wait_for(lambda: len(service.workers()) == 2)
-    levels = {"debug": "7", "info": "6", "warning": "4", "error": "3"}
-    lines = service.journal()
-    assert {line["level"] for _, line in lines} >= {"info", "error"}
-    assert all(priority == levels[line["level"]] for priority, line in lines)
+    priorities = {entry["FORKD_EVENT"]: entry["PRIORITY"] for entry in service.journal()}
+    assert {priorities[event] for event in ("reload-failed", "died")} == {"3"}
+    assert priorities["serving"] == "6"
+
+
+def test_the_journal_finds_what_a_session_did(service: Service) -> None:
+    service.start()
+    service.put("seen")
+    (transfer,) = service.journal("FORKD_EVENT=transfer", "FORKD_PATH=/seen")
+    assert (transfer["FORKD_USER"], transfer["SYSLOG_IDENTIFIER"]) == ("alice", "forkd")
+    found = service.journal(f"FORKD_SESSION={transfer['FORKD_SESSION']}")
+    assert [entry["FORKD_EVENT"] for entry in found] == ["login", "transfer"]
+    assert found[1]["MESSAGE"].startswith("transfer user=alice ")
 
 
 def test_a_wrong_configuration_is_not_tried_again(service: Service) -> None:
@@ -450,5 +454,10 @@ def test_what_is_the_administrators_outlives_installing_and_removing(installed: 
     assert installed.show("LoadState") == "not-found"
     assert installed.processes() == []
     assert installed.call("which", "forkd", "forkctl", "forkc").stdout == ""
-    for kept in (CONFIG, "/var/lib/forkd/accounts.db", "/srv/forkd/alice/installed-again"):
+    for kept in (
+        CONFIG,
+        "/etc/logrotate.d/forkd",
+        "/var/lib/forkd/accounts.db",
+        "/srv/forkd/alice/installed-again",
+    ):
         installed.run("test", "-e", kept)
