@@ -189,7 +189,9 @@ class BoardCollector(Collector):
         try:
             count = self._bans()
         except (OSError, ValueError, LookupError) as error:
-            self._log.warning("no-ban-series", error=repr(error))
+            self._log.warning(
+                "no-ban-series", reason="the limits cannot be read", error=repr(error)
+            )
             return
         yield GaugeMetricFamily(
             "forkd_bans_in_force", "Addresses that are refused for failed log-ins.", count
@@ -199,7 +201,9 @@ class BoardCollector(Collector):
         try:
             return fullest(self._accounts(), self._top_users)
         except (OSError, ValueError, LookupError) as error:
-            self._log.warning("no-quota-series", error=repr(error))
+            self._log.warning(
+                "no-quota-series", reason="the ledger cannot be read", error=repr(error)
+            )
             return []
 
 
