@@ -71,14 +71,11 @@ class Steward:
         fields = msgspec.to_builtins(request)
         what = fields.pop("op")
         details = [f"{name}={value}" for name, value in fields.items()]
-        self._log.event(
-            *(("warning", "denied") if denied else ("info", "asked")),
-            what=what,
-            by=user_name(caller.uid),
-            uid=caller.uid,
-            pid=caller.pid,
-            details=details,
-        )
+        log, by, uid, pid = self._log, user_name(caller.uid), caller.uid, caller.pid
+        if denied:
+            log.warning("denied", what=what, by=by, uid=uid, pid=pid, details=details)
+        else:
+            log.info("asked", what=what, by=by, uid=uid, pid=pid, details=details)
 
     def status(self) -> reports.Status:
         return self._witness.status(self._changeover.world, self._changeover.last)

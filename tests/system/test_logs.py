@@ -21,7 +21,7 @@ from torture import Tell, scale
 
 from forkd.admin.controlclient import ControlClient
 from forkd.client import Client, KnownHosts, QuotaError, Settings
-from forkd.messages import Sessions
+from forkd.controlmessages import Sessions
 
 LOGROTATE = shutil.which("logrotate") or shutil.which("logrotate", path="/usr/sbin:/sbin")
 SHIPPED = Path(__file__).parents[2] / "deploy/logrotate/forkd"
