@@ -212,5 +212,23 @@ def test_another_program_holds_the_same_sockets(tmp_path: Path) -> None:
         connect(real[0])
 
 
+@pytest.mark.parametrize("door", ["", "native"])
+def test_another_program_knows_the_door_that_a_socket_unit_names(door: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        mine = socket.socket(fileno=os.dup(given.fileno()))
+        address = address_of(mine, door)
+        before = Listeners(Inherited(given=(BoundListener(address, mine),)))
+        before.adopt(before.open([dataclasses.replace(address, door="native")], 16))
+        after = Listeners.taken_over([with_own_descriptor(each) for each in before.held()])
+        before.close()
+        other = [dataclasses.replace(address, door="ftp")]
+        if door:
+            with pytest.raises(StartError, match="a socket unit serves native"):
+                after.open(other, 16)
+        else:
+            assert [each.address.door for each in after.open(other, 16)] == ["ftp"]
+        after.close()
+
+
 def with_own_descriptor(held: HeldListener) -> HeldListener:
     return msgspec.structs.replace(held, fd=os.dup(held.fd))

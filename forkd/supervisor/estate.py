@@ -40,12 +40,16 @@ class Settings(Struct, frozen=True):
 
 
 class HeldListener(Struct, frozen=True):
-    """`inherited`: the service manager gave it.  `file` is a unix socket's (device, inode)."""
+    """`inherited`: the service manager gave it, for `given_door` where that is not "".
+
+    `file` is a unix socket's (device, inode).
+    """
 
     address: ListenAddress
     fd: int
     inherited: bool = False
     file: tuple[int, int] | None = None
+    given_door: str = ""
 
 
 class HeldLock(Struct, frozen=True):

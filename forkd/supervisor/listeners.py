@@ -96,13 +96,14 @@ class Listeners:
     def held(self) -> tuple[HeldListener, ...]:
         """All of them, for the program that takes this one's place."""
         used = {listener.socket for listener in self.bound}
-        given = {listener.socket for listener in self._given}
+        doors = {listener.socket: listener.address.door for listener in self._given}
         return tuple(
             HeldListener(
                 each.address,
                 each.socket.fileno(),
-                each.socket in given,
+                each.socket in doors,
                 self._files.get(each.address.host) if each.address.family == "unix" else None,
+                doors.get(each.socket, ""),
             )
             for each in (*self.bound, *(g for g in self._given if g.socket not in used))
         )
@@ -118,7 +119,8 @@ class Listeners:
             listener.socket.setblocking(False)
             listeners.bound += (listener,)
             if each.inherited:
-                listeners._given += (listener,)
+                address = replace(each.address, door=each.given_door)
+                listeners._given += (BoundListener(address, listener.socket),)
             if each.file:
                 listeners._files[each.address.host] = each.file
         given = {listener.socket for listener in listeners._given}
