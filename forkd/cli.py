@@ -132,7 +132,7 @@ def _ground(options: argparse.Namespace, pidfile: bool) -> start.Ground:
     from forkd.supervisor import start
 
     checked, mtime = _load(options)
-    ground = start.take_ground(checked.config, mtime, pidfile)
+    ground = start.take_ground(checked.config, mtime, checked.text, pidfile)
     for warning in checked.warnings:
         ground.log.warning("config", warning=warning)
     return ground
@@ -146,12 +146,15 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from forkd import config as configuration
     from forkd import demo
     from forkd.supervisor import start
     from forkd.supervisor.world import file_mtime
 
     place = demo.settle(options.dir)
-    ground = start.take_ground(place.config, file_mtime(place.config.source), pidfile=False)
+    source = place.config.source
+    mtime, text = file_mtime(source), configuration.read(source)
+    ground = start.take_ground(place.config, mtime, text, pidfile=False)
     demo.run_apart(lambda: demo.ensure_account(place))
     return _told(start.serve(ground, lambda: print(demo.welcome(place), flush=True)))
 

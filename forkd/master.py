@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import time
-from dataclasses import replace
 
 from forkd.messages import (
     Answer,
@@ -30,7 +29,7 @@ from forkd.supervisor.acts import Acts
 from forkd.supervisor.changeover import Changeover
 from forkd.supervisor.children import Children
 from forkd.supervisor.control import Asker, ControlServer, Nobody
-from forkd.supervisor.estate import Estate
+from forkd.supervisor.estate import Estate, world_served
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.leaving import START_TIMEOUT
 from forkd.supervisor.logfiles import LogFiles
@@ -153,10 +152,11 @@ class Master:
         """Go on with what another version of this program left."""
         self._children.take_over(left.children)
         self._look_for_orphans()
-        served = replace(self._setup.world, loaded_at=left.loaded_at)
-        self._changeover.resume(left.serving, served, left.last)
+        coming = self._setup.world
+        self._changeover.resume(left.serving, world_served(left, coming), left.last)
+        self._admit()
         asker = self._control.take_over(left.clients)
-        self._changeover.upgrade(asker, left.begun, left.version)
+        self._changeover.upgrade(coming, asker, left.begun, left.version)
         self._control.resume()
         self._signals.let_go()
 

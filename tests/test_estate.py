@@ -57,6 +57,7 @@ def an_estate() -> Estate:
         detached=True,
         control=24,
         clients=(HeldClient(25, b'{"op":', False), HeldClient(26, b"", True)),
+        served=Settings("/etc/f.toml", "[log]\n", 2.5, {"server.user": "", "accounts.max": 7}),
         deaths={("worker", 2): "signal 9 (SIGKILL)"},
     )
 

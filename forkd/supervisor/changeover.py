@@ -122,7 +122,8 @@ class Changeover:
             self.refuse(asker, begun, "bad-config", error.problems)
             return
         asker.progress(f"checking {source or 'the built-in defaults'} ... ok")
-        world = World(effective(running.config, checked.config), (), time.time(), mtime)
+        config = effective(running.config, checked.config)
+        world = World(config, (), time.time(), mtime, checked.text)
         notes = summary(running.config, checked.config)
         self._begin(Change(world, asker, begun, notes), checked.warnings)
 
@@ -152,9 +153,8 @@ class Changeover:
         """Know what an earlier version of this program left serving."""
         self.serving, self.worlds[serving], self.last = serving, world, last
 
-    def upgrade(self, asker: Asker, begun: float, former: str) -> None:
+    def upgrade(self, world: World, asker: Asker, begun: float, former: str) -> None:
         """Begin the first generation of this version beside what the `former` one left."""
-        world = replace(self.world, loaded_at=time.time())
         warnings = [f"{each.key}: {each.reason}" for each in preflight.warnings(world.config)]
         self._begin(Change(world, asker, begun, [], former), warnings)
 

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from forkd.errors import StartError
+from forkd import config as configuration
+from forkd.config import Config
+from forkd.errors import ConfigError, StartError
 from forkd.listen import ListenAddress
 from forkd.supervisor.fleet import Fleet
 from forkd.supervisor.orders import Orders
+from forkd.supervisor.reload import with_kept
 from forkd.supervisor.roster import Post
-from forkd.supervisor.world import LastReload
+from forkd.supervisor.world import LastReload, World
 
 FORMAT = 1
 VARIABLE = "FORKD_ESTATE"
@@ -82,6 +86,7 @@ class HeldClient(Struct, frozen=True):
 class Estate(Struct, frozen=True):
     """`trial`: the slot of a worker to be tried; then nothing is to be taken over.
 
+    `settings` are what the next generation is to have, `served` what the one has that serves.
     `loaded_at` is seconds since 1970, `tag` the next free one of questions to children; `deaths`
     are why who held a post died last.
     """
@@ -104,6 +109,7 @@ class Estate(Struct, frozen=True):
     control: int = -1
     clients: tuple[HeldClient, ...] = ()
     deaths: dict[Post, str] = msgspec.field(default_factory=dict)
+    served: Settings | None = None
 
     @property
     def descriptors(self) -> list[int]:
@@ -146,3 +152,19 @@ def read(fd: int) -> Estate:
         return msgspec.msgpack.decode(data, type=Estate)
     except (OSError, msgspec.DecodeError) as error:
         raise StartError(f"what the running version hands over: {error}: restart forkd") from None
+
+
+def configured(settings: Settings) -> Config:
+    """The configuration that the version before has read.  Raises ConfigError."""
+    config = configuration.parse(settings.text, settings.source) if settings.source else Config()
+    return with_kept(config, settings.kept)
+
+
+def world_served(left: Estate, coming: World) -> World:
+    """What the generation has that serves; what this version cannot read is as the `coming` one."""
+    served = left.served or left.settings
+    try:
+        config = configured(served)
+    except ConfigError:
+        return replace(coming, loaded_at=left.loaded_at)
+    return World(config, coming.listeners, left.loaded_at, served.mtime, served.text)

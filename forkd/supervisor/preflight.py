@@ -29,6 +29,7 @@ class Checked:
 
     config: Config
     warnings: list[str]
+    text: str = ""
 
 
 def load(path: str, *rules: Rule) -> Checked:
@@ -42,6 +43,7 @@ def check(text: str, path: str, *rules: Rule) -> Checked:
     return Checked(
         config,
         [problem_at(text, path, found.key, found.reason) for found in warnings(config)],
+        text,
     )
 
 

@@ -66,6 +66,7 @@ class Ground:
 
     config: Config
     mtime: float
+    text: str
     listeners: Listeners
     log: Log
     locks: tuple[LockFile, ...]
@@ -83,8 +84,10 @@ class Ground:
         return held + self.log.descriptors
 
 
-def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
+def take_ground(config: Config, mtime: float, text: str, pidfile: bool) -> Ground:
     """Make, lock, open and bind what the daemon needs; with `pidfile`, server.pidfile too.
+
+    `mtime` and `text` are the configuration file's.
 
     Raises StartError and AlreadyRunningError; then nothing is left bound or locked.
     """
@@ -114,7 +117,7 @@ def take_ground(config: Config, mtime: float, pidfile: bool) -> Ground:
                 os.fchown(fd, owner.uid, owner.gid)
         undo.pop_all()
     return Ground(
-        *(config, mtime, listeners, log, locks),
+        *(config, mtime, text, listeners, log, locks),
         *(PidFile(pid_lock) if pid_lock else None, owner, notifier, program),
     )
 
@@ -187,7 +190,7 @@ def _setup(ground: Ground, first: FirstAsker, release: Callable[[], None]) -> Se
         release()
 
     return Setup(
-        world=World(config, ground.listeners.bound, time.time(), ground.mtime),
+        world=World(config, ground.listeners.bound, time.time(), ground.mtime, ground.text),
         listeners=ground.listeners,
         board=board,
         log=ground.log,

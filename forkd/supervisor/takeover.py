@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-from forkd import config as configuration
-from forkd.config import Config
 from forkd.errors import StartError
 from forkd.log import open_log
 from forkd.supervisor import estate, rehearsal, start
-from forkd.supervisor.estate import Estate
+from forkd.supervisor.estate import Estate, configured
 from forkd.supervisor.fdstore import SocketStore
 from forkd.supervisor.listeners import Listeners
 from forkd.supervisor.notify import Notifier
 from forkd.supervisor.pidfile import LockFile, PidFile
 from forkd.supervisor.program import Program
-from forkd.supervisor.reload import with_kept
 from forkd.supervisor.start import Ground
 
 
@@ -41,20 +38,13 @@ def go_on(environ: MutableMapping[str, str]) -> str:
     return start.serve(_ground(left, program, environ), lambda: None)
 
 
-def configured(left: Estate) -> Config:
-    """The configuration that the version before has read.  Raises ConfigError."""
-    settings = left.settings
-    config = configuration.parse(settings.text, settings.source) if settings.source else Config()
-    return with_kept(config, settings.kept)
-
-
 def _ground(left: Estate, program: Program, environ: MutableMapping[str, str]) -> Ground:
-    config = configured(left)
+    config = configured(left.settings)
     locks = tuple(LockFile(lock.path, lock.fd) for lock in left.locks)
     notifier = Notifier.from_environment(environ)
     listeners = Listeners.taken_over(left.listeners, SocketStore(notifier))
     return Ground(
-        *(config, left.settings.mtime, listeners),
+        *(config, left.settings.mtime, left.settings.text, listeners),
         *(open_log(config.log, process="master"), locks),
         PidFile(locks[-1]) if left.detached else None,
         owner=None,

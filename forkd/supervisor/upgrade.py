@@ -171,11 +171,16 @@ class Upgrade:
 
     def _estate(self, attempt: Attempt, **more: Any) -> Estate:
         have, changeover = self._have, self._have.changeover
+        world = changeover.world
+        served = Settings(
+            *(world.config.source, world.text, world.file_mtime, attempt.settings.kept)
+        )
         return Estate(
             version=__version__,
             settings=attempt.settings,
+            served=served,
             serving=changeover.serving,
-            loaded_at=changeover.world.loaded_at,
+            loaded_at=world.loaded_at,
             last=changeover.last,
             started=have.started,
             begun=attempt.begun,

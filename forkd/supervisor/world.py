@@ -11,12 +11,16 @@ from forkd.seat import BoundListener
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a generation serves: its configuration and sockets.  Times are seconds since 1970."""
+    """What a generation serves: its configuration and sockets.  Times are seconds since 1970.
+
+    `text` is the configuration file as it was read.
+    """
 
     config: Config
     listeners: tuple[BoundListener, ...]
     loaded_at: float
     file_mtime: float
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,7 @@ def test_a_version_whose_helper_dies_leaves_the_old_workers_serving(
     old, known = pids(daemon), what_is_known(daemon)
     daemon.installed.append("helpers/exporter.py", "def main(seat): raise OSError('no stars')")
     daemon.installed.set_version(NEXT)
+    daemon.configure("limits", sessions_per_user="1")
     result = daemon.ctl("upgrade")
     assert result.returncode == 1
     assert "no stars" in result.stderr
@@ -213,7 +214,10 @@ def test_a_version_whose_helper_dies_leaves_the_old_workers_serving(
     )
     assert pids(daemon) == old
     assert what_is_known(daemon) == known
+    assert daemon.status()["changed_on_disk"]
     replace_a_worker(daemon)
+    for _ in range(3):  # who comes in place of the dead has what the others have
+        daemon.log_in()
     up.finish()
     daemon.hang_up()
     daemon.installed.mend()
