@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from forkd.config import Log as LogSettings
 from forkd.link import Link, link_pair
+from forkd.log import open_log
 from forkd.messages import ListSessions, SessionPage
 from forkd.serving.roll import PAGE_SESSIONS, Roll
 from forkd.serving.session import Activity, Session
@@ -53,7 +55,8 @@ class Rig:
         self.sessions = Sessions()
         self.link = Link(ours)
         self.master = Link(theirs)
-        self.roll = Roll(self.sessions, 1, self.link)  # type: ignore[arg-type]
+        log = open_log(LogSettings(level="error"))
+        self.roll = Roll(self.sessions, 1, self.link, log)  # type: ignore[arg-type]
 
     def pages(self, turns: int = 1) -> list[SessionPage]:
         for _ in range(turns):
