@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 
 .PHONY: demo test torture bench bench-ledger lint format format-check types clean
-.PHONY: install-systemd uninstall-systemd
+.PHONY: man install-systemd uninstall-systemd
 
 demo: $(PROGRAMS)
 	@exec $(BIN)/forkd demo
@@ -42,6 +42,10 @@ format: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# The manual pages, from the programs' grammars and the commented configuration.
+man: $(STAMP)
+	$(BIN)/python -m deploy.man.make
 
 # The program below PREFIX and a service of systemd's, docs/operating.md; DESTDIR is for packages.
 install-systemd:
