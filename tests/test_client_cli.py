@@ -96,6 +96,34 @@ def test_put_and_get_follow_cp(peer: Peer, forkc: Forkc, tmp_path: Path) -> None
     assert (printed.stdout, printed.stderr) == ("A", "")
 
 
+def test_a_missing_folder_is_told_with_what_makes_it(
+    peer: Peer, forkc: Forkc, tmp_path: Path
+) -> None:
+    small, big = tmp_path / "small", tmp_path / "big"
+    small.write_bytes(b"A")
+    big.write_bytes(BIG)
+    hint = "forkc: -p (--parents) makes folders that are missing"
+    for sources in ([small], [big], [small, big]):
+        told = forkc("put", *sources, peer.base + "/no/such/")
+        assert told.returncode == exits.REFUSED
+        errors = told.stderr.splitlines()
+        assert "(not-found" in errors[0]
+        assert errors.count(hint) == 1
+        assert errors.index(hint) > max(n for n, line in enumerate(errors) if "not-found" in line)
+    assert peer.files == {}
+    told = forkc("put", "-p", small, big, peer.base + "/no/such/")
+    assert (told.returncode, hint in told.stderr) == (exits.OK, False)
+    assert sorted(peer.files) == ["no/such/big", "no/such/small"]
+
+
+def test_other_refusals_say_nothing_of_folders(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"A")
+    assert forkc("put", "a", peer.base + "/a").returncode == exits.OK
+    told = forkc("put", "--no-replace", "a", peer.base + "/a")
+    assert told.returncode == exits.REFUSED
+    assert "--parents" not in told.stderr
+
+
 def test_folders(peer: Peer, forkc: Forkc, tmp_path: Path) -> None:
     (tmp_path / "t" / "sub").mkdir(parents=True)
     (tmp_path / "t" / "sub" / "f").write_bytes(b"F")

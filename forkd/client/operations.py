@@ -20,6 +20,7 @@ from forkd.client import exits
 from forkd.client.api import Client
 from forkd.client.defaults import JOBS
 from forkd.client.errors import AuthError, LocalError, RemoteError, printable
+from forkd.client.events import Note
 from forkd.client.many import Summary
 from forkd.client.names import base, join, safe_name, to_remote
 from forkd.client.show import Screen, plural
@@ -79,6 +80,8 @@ class Operations:
             )
             began = time.monotonic()
             summary = self.client.put_many(plan, options, how.jobs)
+            if not options.parents and any(end.code == "not-found" for end in summary.failed):
+                self.screen.event(Note("-p (--parents) makes folders that are missing"))
         return self._ended("put", "sent", summary, began)
 
     def get(self, paths: Sequence[str], target: str, how: Moving) -> int:
