@@ -51,9 +51,8 @@ def sections(text: str) -> list[Section]:
             comment = []
         elif found and (key := _KEY.fullmatch(line)):
             if comment or key[3] or not found[-1].groups or found[-1].tables:
-                found[-1].groups.append(
-                    Group([*comment, *([roff.sentence(key[3])] if key[3] else [])])
-                )
+                note = [roff.sentence(key[3])] if key[3] else []
+                found[-1].groups.append(Group(comment + note))
             found[-1].groups[-1].keys.append((key[1], key[2]))
             comment = []
         elif line.startswith("# "):
@@ -103,7 +102,7 @@ def _tag(name: str, value: str, hint: Any, default: Any) -> str:
     if read_value(tomllib.loads(f"x = {value}")["x"], hint) != default:
         note += "; an example"
         if default is not msgspec.NODEFAULT and default is not None:
-            note += f", the default is {_written(default)}"
+            note += f", the default is {json.dumps(default)}"
     return f"\\fB{name}\\fR = {roff.escaped(value)} ({roff.escaped(note)})"
 
 
@@ -114,9 +113,8 @@ def what(hint: Any) -> str:
         hint, bounds = get_args(hint)
     choices = [each for each in get_args(hint) if each is not NoneType]
     if get_origin(hint) is Literal:
-        return " or ".join(
-            filter(None, (", ".join(map(json.dumps, choices[:-1])), f'"{choices[-1]}"'))
-        )
+        *others, last = map(json.dumps, choices)
+        return f"{', '.join(others)} or {last}" if others else last
     if get_origin(hint) is tuple:
         return _LISTS[choices[0]]
     if choices:
@@ -135,9 +133,3 @@ _WORDS = {
     PortRange: "ports",
 }
 _LISTS = {str: "texts", ListenAddress: "addresses", Masquerade: "addresses"}
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, tuple):
-        return json.dumps(value)
-    return json.dumps(str(value) if isinstance(value, str) else value)

@@ -446,6 +446,8 @@ def test_what_is_the_administrators_outlives_installing_and_removing(installed: 
     local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS}
     installed.run("make", "-C", SOURCES, "install-systemd", **local)
     assert installed.run("cat", CONFIG).endswith("# mine\n")
+    pages = [f"/usr/local/share/man/{page}" for page in ("man1/forkc.1", "man5/forkd.toml.5")]
+    installed.run("ls", *pages)
     before = installed.pid
     installed.run("forkctl", "upgrade")
     assert (installed.pid, installed.status()["generation"]) == (before, 2)
@@ -454,6 +456,7 @@ def test_what_is_the_administrators_outlives_installing_and_removing(installed: 
     assert installed.show("LoadState") == "not-found"
     assert installed.processes() == []
     assert installed.call("which", "forkd", "forkctl", "forkc").stdout == ""
+    assert installed.call("ls", *pages).stdout == ""
     for kept in (
         CONFIG,
         "/etc/logrotate.d/forkd",
