@@ -40,8 +40,8 @@ exit codes:
   3  the configuration is refused
   4  forkd is running already with this state folder or pidfile
 
-signals: TERM finishes transfers, then stops; INT and QUIT stop at once; HUP reloads; USR2 goes on
-as the version that is installed by then.
+signals: TERM finishes transfers, then stops; INT and QUIT stop at once; HUP reloads; USR1 opens the
+log files anew; USR2 goes on as the version that is installed by then.
 The running daemon is steered and looked at with forkctl."""
 
 
