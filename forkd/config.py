@@ -218,6 +218,8 @@ def parse(text: str, source: str, *rules: Rule) -> Config:
         raise ConfigError([syntax_problem(text, source, error)]) from None
     problems = _Problems(text, source)
     config = msgspec.structs.replace(_config(raw, problems), source=source)
+    if "native" not in (raw["listen"] if isinstance(raw.get("listen"), dict) else {}):
+        config = _with_own_socket(config)
     for rule in (contradictions, *rules):
         for flaw in rule(config):
             problems.add_flaw(flaw)
@@ -271,6 +273,17 @@ def _config(raw: dict[str, Any], problems: _Problems) -> Config:
         else:
             sections[name] = _section(name, _SECTIONS[name], value, problems)
     return Config(**sections)
+
+
+def _with_own_socket(config: Config) -> Config:
+    """The unix socket that is there by default is in runtime_dir, wherever that is."""
+    path = os.path.join(config.server.runtime_dir, "forkd.sock")
+    native = tuple(
+        dataclasses.replace(each, host=path) if each.family == "unix" else each
+        for each in config.listen.native
+    )
+    listen = msgspec.structs.replace(config.listen, native=native)
+    return msgspec.structs.replace(config, listen=listen)
 
 
 def _tables(section: str, value: Any, problems: _Problems) -> dict[str, Any]:

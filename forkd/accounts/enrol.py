@@ -17,8 +17,9 @@ from collections.abc import Iterable
 
 from forkd.accounts import Account, Prepare
 from forkd.config import Config
-from forkd.errors import Refusal, from_oserror
+from forkd.errors import Refusal, StartError, from_oserror
 from forkd.quota import Ledger
+from forkd.storage.belonging import claim
 from forkd.storage.store import STAGING
 
 _LONG = 3000
@@ -40,6 +41,10 @@ def for_admin(config: Config, ledger: Ledger, held: int) -> Prepare:
     """Prepare an account whose folder holds `held` bytes (`count_bytes`), or is not there yet."""
 
     def prepare(account: Account) -> None:
+        try:
+            claim(config)
+        except StartError as error:
+            raise Refusal("denied", str(error)) from None
         _prepare(config, ledger, account, held)
 
     return prepare

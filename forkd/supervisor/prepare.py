@@ -19,7 +19,7 @@ from forkd.limits import file as limitsfile
 from forkd.quota import ledger_path
 from forkd.seat import ChildSeat
 from forkd.serving import tlscontext
-from forkd.storage import store
+from forkd.storage import belonging, store
 from forkd.storage.store import STAGING
 
 
@@ -34,6 +34,7 @@ def prepare(config: Config) -> None:
         store.prepare(config)
     except OSError as error:
         raise StartError(f"storage.path {config.storage.path}: {error.strerror}") from None
+    belonging.claim(config)
     folders.make(folder_of(config), 0o700)
     open_accounts(config)
 
