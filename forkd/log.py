@@ -20,6 +20,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from forkd.config import Log as LogSettings
 from forkd.errors import StartError
 from forkd.logs import priorities
@@ -29,6 +31,7 @@ from forkd.logs.outlet import Outlet, Sink
 from forkd.logs.stream import STDERR, Stream, open_file
 from forkd.logs.transferline import TransferLine
 from forkd.logs.xferlog import Xferlog
+from forkd.messages import LogLevel
 
 __all__ = ["STDERR", "Files", "Log", "log_to", "open_log"]
 
@@ -130,8 +133,9 @@ class Log:
         if self._ways.transfers is not None:
             self._ways.transfers.flush()
 
-    def set_level(self, level: str) -> None:
-        """From now on; holds for every log that was bound to this one."""
+    def set_level(self, level: LogLevel) -> None:
+        """From now on, in `settings` too; holds for every log that was bound to this one."""
+        self._ways.settings = replace(self._ways.settings, level=level)
         self._ways.level = _LEVELS[level]
 
     def reopen(self, settings: LogSettings) -> None:

@@ -154,6 +154,15 @@ def test_a_moved_file_is_made_anew(tmp_path: Path) -> None:
     assert path.read_text().split(" ", 1)[1] == "WARNING after slot=1\n"
 
 
+def test_a_level_that_was_ordered_holds_when_the_files_are_opened_anew(tmp_path: Path) -> None:
+    log, path = make(tmp_path)
+    log.set_level("debug")
+    log.reopen(log.settings)
+    log.debug("seen")
+    log.close()
+    assert "seen" in path.read_text()
+
+
 def test_a_reopening_that_fails_changes_nothing(tmp_path: Path) -> None:
     log, path = make(tmp_path)
     with pytest.raises(StartError):
