@@ -34,8 +34,13 @@ class LogFiles:
             xferlog=files.index(held.xferlog) if held.xferlog >= 0 else -1,
         )
         for key, process in list(self._children.running.items()):
-            if process.role in READERS:
+            if process.role not in READERS:
+                continue
+            try:
                 self._children.send(key, message, files)
+            except OSError as error:  # no descriptor is left for what waits to be sent
+                why = f"{process.title}: {error.strerror}"
+                self._log.error("log-not-reopened", reason=why)
 
     def reopen_again(self) -> None:
         """As they are; what fails is told in the former files."""

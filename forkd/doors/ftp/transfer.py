@@ -210,11 +210,13 @@ class Transfer(ABC):
         self._lose("broken-off")
 
     def _lose(self, outcome: str) -> None:
-        self.close_data(orderly=False)
         try:
-            self.give_up(outcome)
+            self.close_data(orderly=False)
         finally:
-            self.context.idle()
+            try:
+                self.give_up(outcome)
+            finally:
+                self.context.idle()
 
     def refused(self, refusal: Refusal) -> None:
         """As `failed`, for a refusal of the core."""
