@@ -2,8 +2,7 @@
 
 Rules
   1. Everything that is per process is made here, after the fork.
-  2. It accepts one connection at a time, in turn with the other workers.
-  3. Told to drain, or without a master, it takes nothing new, lets transfers finish, and leaves.
+  2. Told to drain, or without a master, it takes nothing new, lets transfers finish, and leaves.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 
 from forkd import messages
 from forkd.accounts import open_accounts
@@ -34,18 +32,17 @@ from forkd.log import Log, open_log
 from forkd.messages import LinkMessage
 from forkd.quota import MappedLedger, open_ledger
 from forkd.scoreboard import State
-from forkd.seat import BoundListener, ChildSeat
+from forkd.seat import ChildSeat
 from forkd.serving import tlscontext
-from forkd.serving.accept import describe_peer, session_ids
-from forkd.serving.admission import arrive
 from forkd.serving.census import Census
 from forkd.serving.confine import confine
 from forkd.serving.core import Core, Peer
 from forkd.serving.draining import Draining
 from forkd.serving.pool import Mailbox, Pool
+from forkd.serving.reception import Reception
 from forkd.serving.remembered import Remembered
 from forkd.serving.roll import Roll
-from forkd.serving.session import FOREVER, Activity, Door, Session
+from forkd.serving.session import FOREVER, Activity, Door
 from forkd.serving.sessions import Sessions
 from forkd.serving.transfer import Kits
 from forkd.storage import sidecar
@@ -59,10 +56,6 @@ _TICK = 1.0
 _SWITCH_SECONDS = 0.001
 """A thread back from the kernel, perhaps with a lock, waits so long for a busy one."""
 _READ_BUFFER = 64 * 1024
-_TURNED_AWAY_MOST = 64
-"""Refused connections that are told so at one time; further ones are just closed."""
-_CLOSED = "the server takes no new sessions for the moment; try again later"
-_ACCEPTABLE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 
 def main(seat: ChildSeat) -> int:
@@ -128,12 +121,7 @@ class Worker:
         self._roll = Roll(self._sessions, seat.slot, self._link, log)
         self._census = Census(self._link)
         self._watched: dict[int, Callable[[], None]] = {}
-        self._listeners = {held.socket.fileno(): held for held in seat.listeners}
-        self._accepting = False
         self._buffer = memoryview(bytearray(_READ_BUFFER))
-        self._next_id = session_ids(seat.slot)
-        self._turned_away = 0
-        self._closed = seat.closed
         self._closes_at = FOREVER
         self._draining = Draining(config)
         self._title = ""
@@ -160,14 +148,18 @@ class Worker:
             unwatch=self._unwatch,
             ask_sessions=self._census.ask,
         )
+        self._reception = Reception(
+            *(self._core, self._sessions, self._epoll, seat.listeners, self._door, seat.slot)
+        )
+        self._reception.closed = seat.closed
 
     def serve(self) -> None:
         """The loop; returns when it is time to leave."""
         self._epoll.register(self._link, select.EPOLLIN)
         self._epoll.register(self._mailbox.fd, select.EPOLLIN)
-        self._accept_again()
+        self._reception.again()
         self._row.set("beat_ns", time.monotonic_ns())  # one that stands still from now on is found
-        self._row.set("state", State.DRAINING if self._closed else State.SERVING)
+        self._row.set("state", State.DRAINING if self._reception.closed else State.SERVING)
         self._link.send(messages.Ready())
         self._tick()
         ticked = time.monotonic()
@@ -191,87 +183,14 @@ class Worker:
             return
         if fd in self._watched:
             self._watched[fd]()
-        elif fd in self._listeners:
-            self._accept(self._listeners[fd])
         elif fd == self._mailbox.fd:
             self._mailbox.deliver()
         elif fd == self._link.fileno():
             self._on_link()
+        else:
+            self._reception.on_event(fd)
 
     # sessions
-
-    def _accept(self, held: BoundListener) -> None:
-        """Take one connection, then queue up behind the other workers.
-
-        The kernel wakes the first in the queue of exclusive waiters, so without this the first
-        worker would get nearly everything.
-        """
-        if len(self._sessions) >= self._core.config.limits.sessions_per_worker:
-            self._pause_accepting()
-            return
-        try:
-            sock, _ = held.socket.accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError as error:
-            self._log.warning("accept-failed", error=str(error), listener=str(held.address))
-            self._pause_accepting()
-            return
-        try:
-            self._open_session(sock, held)
-        except OSError as error:  # epoll's memory, a descriptor for the session
-            sock.close()
-            self._log.warning("accept-failed", error=str(error), listener=str(held.address))
-        if self._accepting:
-            self._epoll.unregister(held.socket)
-            self._epoll.register(held.socket, _ACCEPTABLE)
-
-    def _open_session(self, sock: socket.socket, held: BoundListener) -> None:
-        sock.setblocking(False)
-        try:
-            known = describe_peer(sock, held.address)
-        except OSError:
-            sock.close()
-            return
-        self._row.add("connections_total")
-        release, refusal = self._arrive(known.origin)
-        if release is None:
-            sock.close()
-            return
-        ident = self._next_id()
-        activity = Activity()
-        fd = sock.fileno()
-        wake = partial(self._sessions.wake, fd, ident)
-        name = NativeDoor.name if held.address.door == "native" else FtpDoor.name
-        peer = Peer(ident, known.address, known.origin, known.trusted, name, wake)
-        try:
-            door = self._door(held.address, peer, sock, activity, refusal)
-            self._sessions.open(
-                Session(ident, known.address, time.time(), fd, door, activity, release)
-            )
-        except OSError:
-            release()
-            raise
-
-    def _arrive(self, origin: str) -> tuple[Callable[[], None] | None, Refusal | None]:
-        """(what gives back the connection's count, the refusal that it is to be told).
-
-        Without the first, there are too many to tell already.
-        """
-        try:
-            if self._closed:
-                raise Refusal("busy", _CLOSED)
-            seat = arrive(self._core.limits, self._core.config, origin)
-        except Refusal as refusal:
-            if self._turned_away >= _TURNED_AWAY_MOST:
-                self._row.add(f"refusals_total:{refusal.code}")
-                return None, refusal
-            self._turned_away += 1
-            return self._turned_away_left, refusal
-        return (seat.leave if seat is not None else _nothing), None
-
-    def _turned_away_left(self) -> None:
-        self._turned_away -= 1
 
     def _door(
         self,
@@ -297,31 +216,6 @@ class Worker:
 
     def _unwatch(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    # accepting
-
-    def _accept_again(self) -> None:
-        """Watch the listeners, anew where that is so already.
-
-        For each connection the kernel wakes one worker.  If that is stopped or dies on its way to
-        accept(2), nobody else is woken: the connection would wait for the next one to come.  Who
-        registers hears of what waits.
-        """
-        if self._draining.begun:
-            return
-        for fd in self._listeners:
-            if self._accepting:
-                self._epoll.unregister(fd)
-            self._epoll.register(fd, _ACCEPTABLE)
-        self._accepting = True
-
-    def _pause_accepting(self) -> None:
-        """Others may accept meanwhile; the next tick looks again."""
-        if not self._accepting:
-            return
-        self._accepting = False
-        for fd in self._listeners:
             self._epoll.unregister(fd)
 
     # the master
@@ -361,7 +255,7 @@ class Worker:
         self._closes_at = FOREVER if timeout is None else time.monotonic() + timeout
         if self._draining.begun:
             return
-        self._closed = True
+        self._reception.closed = True
         self._roll.drain()
         self._show_load()
         self._row.set("state", State.DRAINING)  # from now on the counts only fall
@@ -370,7 +264,7 @@ class Worker:
         self._closes_at = FOREVER
         if self._draining.begun:
             return
-        self._closed = False
+        self._reception.closed = False
         self._row.set("state", State.SERVING)
 
     def _drain(self, timeout: float | None) -> None:
@@ -380,10 +274,7 @@ class Worker:
         if self._draining.begun:
             return
         self._draining.begin(self._sessions, now)
-        self._pause_accepting()
-        for held in self._listeners.values():
-            held.socket.close()
-        self._listeners.clear()
+        self._reception.end()
         self._row.set("state", State.DRAINING)
         self._roll.drain()
 
@@ -411,7 +302,8 @@ class Worker:
         if now >= self._closes_at:
             self._closes_at = FOREVER
             self._roll.kick_all()
-        self._accept_again()
+        if not self._draining.begun:
+            self._reception.again()
         self._ledger.settle_owed()
         self._row.add("events_total", self._journal.catch_up())
         self._show_load()
@@ -419,17 +311,13 @@ class Worker:
     def _show_load(self) -> None:
         """What is under way, on the scoreboard and in the title."""
         moving = [s.activity.state for s in self._sessions if s.activity.transferring]
-        sessions, transfers = len(self._sessions) - self._turned_away, len(moving)
+        sessions, transfers = len(self._sessions) - self._reception.turned_away, len(moving)
         self._row.set("sessions", sessions)
         self._row.set("transfers", transfers)
         self._row.set("downloads", moving.count("download"))
         title = f"worker {self._seat.number} ({sessions} sessions, {transfers} transfers)"
-        if self._draining.begun or self._closed:
+        if self._draining.begun or self._reception.closed:
             title += " draining"
         if title != self._title:
             self._title = title
             set_title(title)
-
-
-def _nothing() -> None:
-    """What a connection gives back that was not counted."""
