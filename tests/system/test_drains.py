@@ -72,12 +72,12 @@ def test_the_oldest_of_too_many_generations_must_end(daemon_with: Callable[..., 
         ident, _ = peer.begin(f"f{number}", 8, tag="t", client="c")
         held.append((peer, ident))
         assert daemon.ctl("reload").returncode == 0
-    screen = daemon.ctl("status").stdout
     draining = daemon.status()["draining"]
     assert [d["generation"] for d in draining] == [2, 3, 4]
     assert draining[0]["seconds_left"] <= 4.0
     assert [d["seconds_left"] for d in draining[1:]] == [None, None]
-    assert "generation 3: 1 worker, 1 session, 1 transfer" in " ".join(screen.split())
+    told = "generation 3: 1 worker, 1 session, 1 transfer"
+    wait_for(lambda: told in " ".join(daemon.ctl("status").stdout.split()))
     wait_for(lambda: [d["generation"] for d in daemon.status()["draining"]] == [3, 4])
     (first, _), *others = held
     with pytest.raises((EOFError, ConnectionError)):

@@ -122,6 +122,7 @@ def test_every_command_answers_as_its_schema_says(daemon_with):
     assert ask("loglevel", "warning")["level"] == "warning"
     assert ask("check")["daemon"]["problems"] == []
     assert ask("reload")["generation"] == 2
+    assert ask("upgrade")["generation"] == 3
     assert ask("workers", "1") == {"workers": 1}
     assert ask("drain", "--timeout", "0.1")["took"] > 0
     assert answer(daemon, "status", code=1)["state"] == "drained"

@@ -347,6 +347,7 @@ def test_every_counter_moves_by_the_right_amount(daemon_with):
         'transfers_total{direction="down",outcome="ok",protocol="native"}': 4,
         'transfer_duration_seconds_count{direction="up"}': 4,
         'transfer_duration_seconds_count{direction="down"}': 4,
+        "commit_duration_seconds_count": 4,
         'transfer_size_bytes_count{direction="up"}': 4,
         'transfer_size_bytes_count{direction="down"}': 4,
         'transfer_size_bytes_sum{direction="up"}': 3000 + 5 * MIB,

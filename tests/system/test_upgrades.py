@@ -6,6 +6,7 @@ version is for a real one.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -103,7 +104,9 @@ def who_serves(daemon: Daemon) -> object:
 
 def replace_a_worker(daemon: Daemon) -> None:
     """Kill one that has no transfer."""
-    victim = next(w["pid"] for w in daemon.workers() if not w["transfers"])
+    sessions = json.loads(daemon.ctl("--json", "sessions", "--interval", "0").stdout)
+    busy = {session["slot"] for session in sessions if session["state"] == "upload"}
+    victim = next(w["pid"] for w in daemon.workers() if w["slot"] not in busy)
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: victim not in pids(daemon) and len(pids(daemon)) == 2)
 
@@ -286,7 +289,7 @@ def test_a_master_killed_amid_the_upgrade_leaves_its_transfers(installed: Instal
     wait_for(lambda: sum(w["transfers"] for w in daemon.workers()) == 3)
     daemon.installed.replace(
         "supervisor/takeover.py",
-        "    config = configured(left)\n",
+        "    config = configured(left.settings)\n",
         "    import time\n    time.sleep(3600)\n",
     )
     daemon.signal(signal.SIGUSR2)
