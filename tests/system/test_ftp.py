@@ -645,6 +645,7 @@ def test_who_waits_too_long_is_told(serve: Serve) -> None:
     data = ftp.open("STOR f")
     data.sendall(b"some")
     assert ftp.reply().startswith("426")
+    data.close()  # who has not noticed yet would not count as silent
     assert ftp.ask("SIZE f") == "213 4"
     stranger = site.connect()
     assert stranger.reply().startswith("421")
