@@ -41,7 +41,7 @@ def test_a_state_folder_may_move(files: Path) -> None:
 
 def test_it_can_be_given_to_others(files: Path) -> None:
     claim(config(files, "one"))
-    os.unlink(files / "files" / STAGING / "belongs-to")
+    os.unlink(files / "files" / f"{STAGING}-belongs-to")
     claim(config(files, "two"))
     with pytest.raises(StartError):
         claim(config(files, "one"))

@@ -16,8 +16,8 @@ from forkd.storage.store import STAGING
 
 STATE_MARK = "storage-id"
 """In server.state_dir."""
-STORAGE_MARK = "belongs-to"
-"""In the staging folder of storage.path: the mark, and the state folder's path."""
+STORAGE_MARK = f"{STAGING}-belongs-to"
+"""In storage.path, where no account's folder has such a name: the mark, and the state folder."""
 
 
 def claim(config: Config) -> None:
@@ -25,16 +25,16 @@ def claim(config: Config) -> None:
 
     Raises StartError where it is another state folder's.
     """
-    staging = os.path.join(config.storage.path, STAGING)
-    if not os.path.isdir(staging):
+    storage = config.storage.path
+    if not os.path.isdir(os.path.join(storage, STAGING)):
         return
     state = config.server.state_dir
-    ours, theirs = os.path.join(state, STATE_MARK), os.path.join(staging, STORAGE_MARK)
+    ours, theirs = os.path.join(state, STATE_MARK), os.path.join(storage, STORAGE_MARK)
     try:
         mark, (told, *path) = _read(ours), _read(theirs).split("\n", 1)
         if told and told != mark:
             raise StartError(
-                f"storage.path {config.storage.path}: its files belong to the accounts in "
+                f"storage.path {storage}: its files belong to the accounts in "
                 f"{path[0] if path else 'another state folder'}, not to those in {state}: change "
                 "server.state_dir or storage.path.  (To give them to new accounts, remove "
                 f"{theirs}.)"
@@ -44,7 +44,7 @@ def claim(config: Config) -> None:
             _write(ours, mark)
             _write(theirs, f"{mark}\n{os.path.abspath(state)}")
     except OSError as error:
-        raise StartError(f"{error.filename or staging}: {error.strerror}") from None
+        raise StartError(f"{error.filename or storage}: {error.strerror}") from None
 
 
 def _read(path: str) -> str:
