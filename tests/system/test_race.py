@@ -29,7 +29,7 @@ def test_no_race_gets_a_byte_beyond_the_quota(daemon_with, dice: random.Random, 
             crowd.start(racer.race, scale(12, 60))
     outcomes = sum((racer.outcomes for racer in racers), Counter())
     tell(**outcomes, samples=sampler.samples, most_bytes=sampler.most, limit=LIMIT)
-    assert len({racer.slot for racer in racers}) == 4
+    assert len({racer.slot for racer in racers}) > 1  # processes raced, not sessions of one
     assert outcomes["quota"]
     assert LIMIT // 2 < sampler.most <= LIMIT
     wait_for(lambda: not leases(daemon))
