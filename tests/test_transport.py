@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -260,3 +261,29 @@ def test_what_a_network_says_is_a_broken_connection() -> None:
         assert isinstance(broken(error), ConnectionError)
     reset = ConnectionResetError(104, "reset")
     assert broken(reset) is reset
+
+
+def test_the_end_under_tls_waits_for_a_peer_that_does_not_read(pair, server_context) -> None:
+    """One that is lost on its way would make a whole download look broken off."""
+    server, client = pair
+    made: list[ssl.SSLSocket] = []
+    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
+    shaking.start()
+    transport = until_open(server, server_context)
+    shaking.join()
+    with socket.socket(fileno=made[0].detach()) as raw:
+        filled = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:  # beneath TLS: the kernel takes not one byte more
+                filled += socket.socket.send(transport.sock, bytes(1 << 16))
+        assert not transport.close_notify()
+        assert transport.wants == WRITABLE
+        got = 0
+        while got < filled:
+            got += len(raw.recv(1 << 20))
+        assert wait_briefly(transport, LONG)
+        assert transport.close_notify()
+        transport.sock.close()
+        while piece := raw.recv(1 << 16):
+            got += len(piece)
+        assert got > filled

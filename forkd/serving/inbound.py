@@ -77,13 +77,21 @@ class TlsInbound:
         count, self._taken = self._taken, 0
         return count
 
-    def shutdown(self) -> None:
+    def close_notify(self) -> bool:
+        """What is said to one who sends is short: it is not waited for."""
         try:
             self._tls.unwrap()
         except (OSError, ValueError):
             pass
         try:
             self._flush()
+        except OSError:
+            pass
+        return True
+
+    def shutdown(self) -> None:
+        self.close_notify()
+        try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass

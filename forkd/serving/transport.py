@@ -45,6 +45,9 @@ class Transport(Protocol):
     def send(self, data: bytes | memoryview) -> int | None:
         """Bytes written."""
 
+    def close_notify(self) -> bool:
+        """Say the end of the content; False when the peer takes no more.  Nothing on plain ones."""
+
     def shutdown(self) -> None:
         """Tell the peer that nothing more comes, as far as that is possible without waiting."""
 
@@ -79,6 +82,9 @@ class Plain:
             return None
         except OSError as error:
             raise broken(error) from error
+
+    def close_notify(self) -> bool:
+        return True
 
     def shutdown(self) -> None:
         try:
@@ -148,11 +154,18 @@ class Tls:
             raise broken(error) from error
         return None
 
-    def shutdown(self) -> None:
+    def close_notify(self) -> bool:
         try:
             self.sock.unwrap()
+        except ssl.SSLWantWriteError:
+            self.wants = WRITABLE
+            return False
         except (OSError, ValueError):
-            pass
+            pass  # ours is sent and the peer's is not awaited, or there is nobody any more
+        return True
+
+    def shutdown(self) -> None:
+        self.close_notify()
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 
+from forkd import folders
 from forkd.config import Config
 from forkd.errors import StartError
 from forkd.storage.store import STAGING
@@ -42,6 +43,7 @@ def claim(config: Config) -> None:
         if not told:
             mark = mark or secrets.token_hex(16)
             _write(ours, mark)
+            folders.flush(state)  # a power cut that leaves theirs alone would shut us out
             _write(theirs, f"{mark}\n{os.path.abspath(state)}")
     except OSError as error:
         raise StartError(f"{error.filename or storage}: {error.strerror}") from None

@@ -115,6 +115,8 @@ class SendingList(Transfer):
             self.progressed()
         if not self._over:
             return Job(self._read, Weight.LONG)
+        if not self.transport.close_notify():
+            return self.wait()
         self.close_data(orderly=True)
         self.finish(226, "That is all.")
         return None

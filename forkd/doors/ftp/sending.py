@@ -55,8 +55,7 @@ class Sending(Transfer):
                 return self.pause(self._sender.flow)
             self.say_opening()
             return Job(self._pump, Weight.LONG)
-        self._done()
-        return None
+        return self._done()
 
     def _send_small(self) -> Outcome | None:
         if not self._paid and not self._sender.flow.whole(self._length):
@@ -74,8 +73,7 @@ class Sending(Transfer):
         finally:
             self.context.core.kits.give_back(kit)
             self._count(before - self._sender.remaining)
-        self._done()
-        return None
+        return self._done()
 
     def _pump(self) -> Outcome:
         kit = self.context.core.kits.take()
@@ -96,10 +94,13 @@ class Sending(Transfer):
             self.context.moved_down += moved
             self.context.activity.moved += moved
 
-    def _done(self) -> None:
+    def _done(self) -> Outcome | None:
+        if not self.transport.close_notify():  # a slow reader must not take it for an abort
+            return self.wait()
         self.close_data(orderly=True)
         self._end("ok")
         self.finish(226, f"{self._length} bytes sent.")
+        return None
 
     def end_data(self) -> None:
         """Much of a long file may be on its way still: the session knows when the client has it."""
