@@ -141,7 +141,7 @@ def logged_in(place: Place) -> Control:
 
 class Reader:
     """TLS from whoever sends much.  Reading large pieces for OpenSSL is cheaper than its own way,
-    two system calls for each record of 16 KiB; see forkd/serving/inbound.py."""
+    two system calls for each record of 16 KiB; see forkd/serving/bulktls.py."""
 
     def __init__(self, control: Control, data: socket.socket) -> None:
         self._sock = data

@@ -274,8 +274,10 @@ class Sender:
         return count
 
     def _copy(self, transport: Transport, most: int, kit: Kit) -> int | None:
+        if not transport.flush():
+            return None
         if not self._unsent:
-            size = min(most, _FILL)
+            size = min(most, transport.piece)
             try:
                 count = os.preadv(self._fd, [kit.buffer[:size]], self._position)
             except OSError as error:

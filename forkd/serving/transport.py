@@ -16,6 +16,7 @@ READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 LEAVING = select.EPOLLRDHUP
 """The peer has ended its side, whatever of its bytes is not read yet."""
+_PIECE = 256 * 1024
 _TLS_HANDSHAKE = 0x16  # RFC 8446 section 5.1, ContentType
 
 
@@ -34,7 +35,9 @@ class Transport(Protocol):
         """'' or the TLS version."""
 
     wants: int
-    """After a None: READABLE or WRITABLE."""
+    """After a None or False: READABLE or WRITABLE."""
+    piece: int
+    """How many bytes are best sent at once, where they come through a buffer."""
 
     def handshake(self) -> bool:
         """Go on with the handshake; True when there is none to wait for.  ConnectionError."""
@@ -43,10 +46,16 @@ class Transport(Protocol):
         """Bytes read, 0 at the peer's end."""
 
     def send(self, data: bytes | memoryview) -> int | None:
-        """Bytes written."""
+        """Bytes taken; they are on their way when `flush` says so."""
+
+    def flush(self) -> bool:
+        """Send what was taken; False when the peer takes no more at the moment."""
 
     def close_notify(self) -> bool:
-        """Say the end of the content; False when the peer takes no more.  Nothing on plain ones."""
+        """Flush, and say the end of the content; False when the peer takes no more at the moment.
+
+        There is no such word on plain connections.
+        """
 
     def shutdown(self) -> None:
         """Tell the peer that nothing more comes, as far as that is possible without waiting."""
@@ -57,6 +66,7 @@ class Plain:
 
     kernel = True
     label = ""
+    piece = _PIECE
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -83,6 +93,9 @@ class Plain:
         except OSError as error:
             raise broken(error) from error
 
+    def flush(self) -> bool:
+        return True
+
     def close_notify(self) -> bool:
         return True
 
@@ -97,6 +110,7 @@ class Tls:
     """TLS over TCP.  The handshake goes on by itself with the first reads."""
 
     kernel = False
+    piece = _PIECE
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         """Takes the socket over, also where it raises ConnectionError."""
@@ -153,6 +167,9 @@ class Tls:
         except OSError as error:
             raise broken(error) from error
         return None
+
+    def flush(self) -> bool:
+        return True
 
     def close_notify(self) -> bool:
         try:

@@ -26,7 +26,6 @@ from forkd.events.journal import UNTOLD, Ticket
 from forkd.ftp import paths
 from forkd.ftp.replies import Negative, quoted
 from forkd.serving.admission import Login
-from forkd.serving.inbound import TlsInbound
 from forkd.serving.session import AGAIN, Job, Outcome, Park, Weight
 from forkd.serving.transfer import SMALL, STEP_BYTES, STEP_SECONDS, Pace
 from forkd.serving.transport import READABLE
@@ -36,8 +35,6 @@ from forkd.storage.targets import check_target
 
 class Receiving(Transfer):
     """See the module."""
-
-    tls = TlsInbound
 
     def __init__(self, context: Context, login: Login, plan: Plan) -> None:
         """Raises Refusal, Negative."""

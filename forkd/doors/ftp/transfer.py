@@ -23,10 +23,10 @@ from enum import Enum
 from forkd.doors.ftp.context import Context
 from forkd.errors import Refusal
 from forkd.ftp.replies import Negative
-from forkd.serving.inbound import TlsInbound
+from forkd.serving.bulktls import BulkTls
 from forkd.serving.session import Outcome, Park, Pause
 from forkd.serving.throttle import Flow
-from forkd.serving.transport import READABLE, Plain, Tls, Transport
+from forkd.serving.transport import READABLE, Plain, Transport
 
 
 class Phase(Enum):
@@ -40,9 +40,6 @@ class Phase(Enum):
 
 class Transfer(ABC):
     """A context.Task.  Subclasses move the bytes and give back what they hold."""
-
-    tls: type[Tls] | type[TlsInbound] = Tls
-    """What protects the data connection."""
 
     def __init__(self, context: Context, opening: str | bytes) -> None:
         """`opening` is the text of 150.  Raises Negative (425) where no data port was arranged."""
@@ -99,7 +96,7 @@ class Transfer(ABC):
             # Tickets that an uploading client never reads would turn its close into a reset.
             if context.settings.certificate is not None:
                 context.tls.num_tickets = 0
-            self.transport = self.tls(sock, context.tls)
+            self.transport = BulkTls(sock, context.tls)
             self._phase = Phase.HANDSHAKE
         else:
             self.transport = Plain(sock)
@@ -112,7 +109,7 @@ class Transfer(ABC):
         self._phase = Phase.MOVING
         self.progressed()
         bound = self.context.settings.config.data_session
-        assert isinstance(self.transport, Tls | TlsInbound)
+        assert isinstance(self.transport, BulkTls)
         if bound == "off" or self.transport.resumed:
             return None
         if bound == "require":
