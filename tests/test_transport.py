@@ -280,6 +280,24 @@ def test_much_that_comes_at_once_is_the_same_as_a_socket_would_give(ends) -> Non
     sending.join()
 
 
+def test_what_came_before_a_fault_is_had_and_then_the_fault(pair, server_context) -> None:
+    """Again and again: it must never be taken for an orderly end."""
+    server, client = pair
+    made: list[ssl.SSLSocket] = []
+    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
+    shaking.start()
+    transport = opened(server, server_context, bulk=True)
+    shaking.join()
+    made[0].sendall(b"content")
+    with socket.socket(fileno=made[0].detach()) as raw:
+        raw.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))  # a record that nobody enciphered
+        assert read_all(transport, 7) == b"content"
+        for _ in range(3):
+            with pytest.raises(ConnectionError, match="TLS"):
+                read_all(transport, 1)
+    transport.sock.close()
+
+
 def test_whoever_leaves_before_the_first_byte_is_told(pair, server_context) -> None:
     server, client = pair
     client.close()

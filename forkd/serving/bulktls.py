@@ -13,8 +13,11 @@ import ssl
 
 from forkd.serving.transport import READABLE, WRITABLE, broken
 
-_READ = 256 * 1024
+_READ = 512 * 1024
 """Bytes of one read at most: who sends slowly has no more of them in memory than came."""
+_RECORD = 16 * 1024
+"""Bytes of content in a record at most (RFC 8446 section 5.1)."""
+_NOTHING = memoryview(b"")
 _LEAST, _MOST = 64 * 1024, 768 * 1024
 """Bytes that are enciphered at once; see `BulkTls.piece`."""
 
@@ -34,7 +37,9 @@ class BulkTls:
         peer's content little waits in memory."""
         self._came = ssl.MemoryBIO()
         self._goes = ssl.MemoryBIO()
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
+        self._fault: ConnectionError | None = None
+        """What is told once the content that came before it is taken."""
         try:
             self._tls = context.wrap_bio(self._came, self._goes, server_side=True)
         except OSError as error:
@@ -50,7 +55,7 @@ class BulkTls:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                if not self.flush() or not self._fill():
+                if not self.flush() or not self._fill(_NOTHING):
                     return False
             except OSError as error:
                 self.flush()  # the alert that says why
@@ -60,16 +65,32 @@ class BulkTls:
                 return self.flush()
 
     def receive_into(self, buffer: memoryview) -> int | None:
-        while True:
-            try:
-                return self._tls.read(len(buffer), buffer)  # type: ignore[return-value]
-            except ssl.SSLWantReadError:
-                if not self.flush() or not self._fill():
-                    return None
-            except ssl.SSLZeroReturnError:
-                return 0
-            except OSError as error:
-                raise broken(error) from error
+        while (count := self._decipher(buffer)) is None:
+            if not self.flush() or not self._fill(buffer):
+                return None
+        return count
+
+    def _decipher(self, buffer: memoryview) -> int | None:
+        """Whole records, as many as came and as there is room for; None when there is none."""
+        if self._fault is not None:
+            raise self._fault
+        got = 0
+        try:
+            while got < len(buffer):
+                rest = buffer[got:]
+                count: int = self._tls.read(len(rest), rest)  # type: ignore[assignment]
+                if not count:
+                    break
+                got += count
+        except ssl.SSLWantReadError:
+            return got or None
+        except ssl.SSLZeroReturnError:
+            pass
+        except OSError as error:
+            self._fault = broken(error)
+            if not got:
+                raise self._fault from error
+        return got
 
     def send(self, data: bytes | memoryview) -> int | None:
         """Takes `piece` bytes at most, and none while of those before some are not sent."""
@@ -112,10 +133,17 @@ class BulkTls:
         except OSError:
             pass
 
-    def _fill(self) -> bool:
-        """Read what came; False when nothing did.  Raises ConnectionError."""
+    def _fill(self, room: memoryview) -> bool:
+        """Read what came, in passing into `room` where that is large enough.
+
+        False when nothing came.  Raises ConnectionError.
+        """
+        data: bytes | memoryview
         try:
-            data = self.sock.recv(_READ)
+            if len(room) < _RECORD:
+                data = self.sock.recv(_RECORD)
+            else:
+                data = room[: self.sock.recv_into(room[:_READ])]
         except BlockingIOError:
             self.wants = READABLE
             return False
