@@ -18,7 +18,7 @@ from forkd.digest import BlockDigest, digest_of
 from forkd.errors import Refusal
 from forkd.protocol import BLOCK, Engine, Role, Type, head
 from forkd.serving import tlscontext, transfer
-from forkd.serving.transfer import Kit, Kits, Pace, Receiver, Sender, ShortFileError
+from forkd.serving.transfer import Kit, Kits, Pace, Receiver, Sender, ShortFileError, Turn
 from forkd.serving.transport import Plain, Transport, wait_briefly
 from forkd.serving.transport import Tls as TlsTransport
 from forkd.storage import partials
@@ -193,6 +193,37 @@ def test_a_step_ends_with_its_bytes_its_time_its_peer_or_the_end(
     assert pace is Pace.EOF
     transport.shutdown()
     ending.join()
+    staged.close()
+
+
+def test_a_transfer_keeps_its_thread_while_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfer, "STEP_BYTES", 1000)
+    scarce, plenty = Turn(Kit(lambda: False)), Turn(Kit(lambda: True))
+    assert not scarce.is_over(999)
+    assert scarce.is_over(1000)
+    assert not plenty.is_over(1 << 40)
+    monkeypatch.setattr(transfer, "STEP_SECONDS", 0.0)
+    assert Turn(Kit(lambda: True)).is_over(0)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_where_threads_are_scarce_a_step_ends_after_its_share(
+    ends: Ends, folder: int, make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "STEP_BYTES", 1000)
+    transport, client = ends
+    staged, kit = make(folder), Kit(lambda: False)
+    receiver = Receiver(staged, "f")
+    client.sendall(bytes(5000))
+    assert wait_briefly(transport, LONG)
+    moved = []
+    while sum(moved) < 5000:
+        step = receiver.pump(transport, 5000, kit)
+        assert step.pace in (Pace.MORE, Pace.DONE, Pace.BLOCKED)
+        moved += [step.moved] if step.moved else []
+    assert max(moved) <= 1000
     staged.close()
 
 

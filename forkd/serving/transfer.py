@@ -2,8 +2,8 @@
 
 Receiver: socket -> staged file.  Sender: file -> socket.  Between plain sockets and files the
 kernel moves the bytes (splice, sendfile); where a digest or TLS must see them they pass once
-through a buffer.  A step moves at most its limit, and waits for the peer only briefly: who is slow
-is parked.
+through a buffer.  A step moves at most its limit, for a bounded time, and waits for the peer only
+briefly: who is slow is parked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from forkd.storage.sidecar import append
 SMALL = 64 * 1024
 """Content up to this many bytes is moved on the loop's thread."""
 STEP_BYTES = 64 * 1024 * 1024
+"""A step moves no more where others wait for its thread, nor one system call anywhere."""
 STEP_SECONDS = 1.0
+"""How long a step may take where nobody waits: what is handed on less often moves faster."""
 PATIENCE = 0.02
 """Seconds a step waits on its thread for the peer before the session is parked; none where threads
 are scarce, or slow peers would hold them all."""
@@ -100,6 +102,20 @@ class Kits:
 
     def give_back(self, kit: Kit) -> None:
         self._idle.append(kit)
+
+
+class Turn:
+    """How long one transfer keeps its thread."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._ends = time.monotonic() + STEP_SECONDS
+
+    def is_over(self, moved: int) -> bool:
+        """`moved` bytes since it began."""
+        if time.monotonic() >= self._ends:
+            return True
+        return moved >= STEP_BYTES and not self._kit.may_wait()
 
 
 class Receiver:
@@ -307,11 +323,10 @@ class ShortFileError(Exception):
 
 
 def _paced(transport: Transport, limit: int, kit: Kit, move: Callable[[int], int | None]) -> Step:
-    """Call `move(bytes at most)` until the step's bytes or time are used up."""
-    moved = 0
-    ends = time.monotonic() + STEP_SECONDS
+    """Call `move(bytes at most)` until all are moved or it is the next one's turn."""
+    moved, turn = 0, Turn(kit)
     while moved < limit:
-        count = move(limit - moved)
+        count = move(min(limit - moved, STEP_BYTES))
         if count is None:
             if not kit.may_wait() or not wait_briefly(transport, PATIENCE):
                 return Step(moved, Pace.BLOCKED)
@@ -319,6 +334,6 @@ def _paced(transport: Transport, limit: int, kit: Kit, move: Callable[[int], int
             return Step(moved, Pace.EOF)
         else:
             moved += count
-        if time.monotonic() >= ends:
+        if turn.is_over(moved):
             return Step(moved, Pace.MORE if moved < limit else Pace.DONE)
     return Step(moved, Pace.DONE)

@@ -27,7 +27,7 @@ from forkd.ftp import paths
 from forkd.ftp.replies import Negative, quoted
 from forkd.serving.admission import Login
 from forkd.serving.session import AGAIN, Job, Outcome, Park, Weight
-from forkd.serving.transfer import SMALL, STEP_BYTES, STEP_SECONDS, Pace
+from forkd.serving.transfer import SMALL, STEP_BYTES, Pace, Turn
 from forkd.serving.transport import READABLE
 from forkd.storage.commit import Folders
 from forkd.storage.targets import check_target
@@ -116,12 +116,12 @@ class Receiving(Transfer):
     def _pump(self) -> Outcome:
         """On a thread."""
         kit, landing = self.context.core.kits.take(), self._landing
-        ends, moved = time.monotonic() + STEP_SECONDS, 0
+        turn, moved = Turn(kit), 0
         try:
-            while moved < STEP_BYTES and time.monotonic() < ends:
+            while not turn.is_over(moved):
                 before = landing.size
                 try:
-                    step = landing.pump(self.transport, STEP_BYTES - moved, kit)
+                    step = landing.pump(self.transport, STEP_BYTES, kit)
                 finally:
                     self._count(landing.size - before)
                 moved += step.moved

@@ -14,7 +14,7 @@ from forkd.ftp.replies import quoted
 from forkd.ftp.requests import Retrieve
 from forkd.serving.admission import Login
 from forkd.serving.session import AGAIN, Job, Outcome, Weight
-from forkd.serving.transfer import SMALL, STEP_BYTES, Pace, Sender, ShortFileError
+from forkd.serving.transfer import SMALL, Pace, Sender, ShortFileError
 from forkd.storage.names import check_parts, show
 
 
@@ -79,7 +79,7 @@ class Sending(Transfer):
         kit = self.context.core.kits.take()
         before = self._sender.remaining
         try:
-            step = self._sender.pump(self.transport, min(before, STEP_BYTES), kit)
+            step = self._sender.pump(self.transport, before, kit)
         except ShortFileError:
             raise _shorter(self._path) from None
         finally:

@@ -14,7 +14,7 @@ from forkd.doors.native.waiting import when_paid
 from forkd.errors import Refusal, from_oserror
 from forkd.protocol import BLOCK, INLINE_MAX
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
-from forkd.serving.transfer import SMALL, STEP_BYTES, Pace, Sender, ShortFileError
+from forkd.serving.transfer import SMALL, Pace, Sender, ShortFileError
 from forkd.storage.charged import ChargedTree
 from forkd.storage.names import show
 from forkd.storage.tree import OpenFile, Parts
@@ -136,7 +136,7 @@ class Download:
         kit = context.core.kits.take()
         before = sender.remaining
         try:
-            step = sender.pump(context.wire.transport, min(self._frame_left, STEP_BYTES), kit)
+            step = sender.pump(context.wire.transport, self._frame_left, kit)
         except ShortFileError:
             return Closed("a file became shorter while it was sent")
         finally:

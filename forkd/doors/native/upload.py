@@ -11,7 +11,7 @@ from forkd.doors.native.publishing import Publication, Upload, mismatch, set_tim
 from forkd.errors import FrameError, Refusal, from_oserror
 from forkd.protocol import DataHead, Message
 from forkd.serving.session import AGAIN, Closed, Job, Outcome, Park, Pause, Weight
-from forkd.serving.transfer import STEP_BYTES, Pace, Receiver
+from forkd.serving.transfer import Pace, Receiver
 from forkd.storage.charged import Incoming
 from forkd.storage.names import parse_file_path, show
 from forkd.storage.sidecar import Source
@@ -139,10 +139,9 @@ class StreamUpload:
         wire = context.wire
         kit = context.core.kits.take()
         try:
-            limit = min(wire.engine.payload_left, STEP_BYTES)
             before = receiver.consumed
             try:
-                step = receiver.pump(wire.transport, limit, kit)
+                step = receiver.pump(wire.transport, wire.engine.payload_left, kit)
             finally:
                 moved = receiver.consumed - before
                 wire.engine.bypass(moved)
