@@ -52,6 +52,21 @@ class Source:
                     pass
 
 
+def refresh_memory(folder: Path, size: int) -> None:
+    """Write a file of `size` bytes and drop it: what is written next gets the memory it had.
+
+    The host of a virtual machine takes back what is free for some seconds, and who writes then
+    waits until there is memory again.
+    """
+    piece = bytes(1 << 20)  # as large as any server's, so that pages of all orders are used
+    fd = os.open(folder, os.O_WRONLY | os.O_TMPFILE, 0o600)
+    try:
+        for _ in range(0, size, len(piece)):
+            os.write(fd, piece)
+    finally:
+        os.close(fd)
+
+
 def _random_file(path: Path, size: int) -> None:
     assert size <= GIB
     with path.open("wb") as file:

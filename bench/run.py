@@ -126,7 +126,7 @@ def _measure_all(
         for move in moves:
             able = [peer for peer in peers if peer.speech is move.speech]
             ways = [way for peer in able for way in peer.ways(move)]
-            result = measure(move, ways, rounds, _progress)
+            result = measure(move, ways, rounds, _progress, folder)
             _progress("")
             print("\n" + (report.as_markdown if markdown else report.as_text)(result), flush=True)
             results.append(result)
