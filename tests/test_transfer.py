@@ -235,6 +235,19 @@ def end(client: socket.socket) -> None:
         client.shutdown(socket.SHUT_WR)
 
 
+def test_what_came_before_a_break_is_kept(folder: int, server_context: ssl.SSLContext) -> None:
+    with Connected("tls", server_context) as (transport, client):
+        client.sendall(b"x" * 50_000)
+        assert isinstance(client, ssl.SSLSocket)
+        with socket.socket(fileno=client.detach()) as raw:
+            raw.shutdown(socket.SHUT_WR)  # without close_notify
+            receiver = Receiver(plain_file(folder), "f")
+            with pytest.raises(ConnectionError):
+                receive(receiver, transport, 1 << 20)
+    assert receiver.consumed == receiver.position == 50_000
+    assert content_of(receiver.staged) == b"x" * 50_000
+
+
 class Full:
     """A tmpfs of `size` bytes."""
 

@@ -190,18 +190,19 @@ class Receiver:
         """Fill the buffer as far as bytes are there, then digest and write them together."""
         filled = 0
         target = min(most, _FILL if not transport.kernel else BUFFER)
-        while filled < target:
-            count = transport.receive_into(kit.buffer[filled : min(most, BUFFER)])
-            if not count:
-                break
-            filled += count
-            self.consumed += count
-            if transport.kernel:
-                break
-        if filled:
-            self._write(kit.buffer[:filled])
-            return filled
-        return count
+        try:
+            while filled < target:
+                count = transport.receive_into(kit.buffer[filled : min(most, BUFFER)])
+                if not count:
+                    break
+                filled += count
+                self.consumed += count
+                if transport.kernel:
+                    break
+        finally:  # also what came before the connection broke: the client may go on behind it
+            if filled:
+                self._write(kit.buffer[:filled])
+        return filled or count
 
     def _write(self, data: memoryview) -> None:
         digest = self.staged.digest
