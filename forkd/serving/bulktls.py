@@ -50,6 +50,10 @@ class BulkTls:
     def resumed(self) -> bool:
         return bool(self._tls.session_reused)
 
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent) + self._goes.pending
+
     def handshake(self) -> bool:
         while True:
             try:

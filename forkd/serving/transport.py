@@ -39,6 +39,10 @@ class Transport(Protocol):
     piece: int
     """How many bytes are best sent at once, where they come through a buffer."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were taken and are not sent yet."""
+
     def handshake(self) -> bool:
         """Go on with the handshake; True when there is none to wait for.  ConnectionError."""
 
@@ -67,6 +71,7 @@ class Plain:
     kernel = True
     label = ""
     piece = _PIECE
+    unsent = 0
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -111,6 +116,7 @@ class Tls:
 
     kernel = False
     piece = _PIECE
+    unsent = 0
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         """Takes the socket over, also where it raises ConnectionError."""

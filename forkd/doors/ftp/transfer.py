@@ -55,6 +55,8 @@ class Transfer(ABC):
         """The descriptor that is watched and was not heard of yet."""
         self._watched = -1
         self._deadline = 0.0
+        self._unsent = 0
+        """Bytes that the transport held when last it was waited for."""
         self.progressed()
 
     # what subclasses do
@@ -132,6 +134,9 @@ class Transfer(ABC):
     def wait(self) -> Outcome:
         """Until the data connection can go on."""
         self.say_opening()
+        before, self._unsent = self._unsent, self.transport.unsent
+        if self._unsent < before:
+            self.progressed()
         return self._wait_for(self.transport.sock.fileno(), self.transport.wants)
 
     def pause(self, flow: Flow) -> Outcome:
