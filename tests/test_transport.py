@@ -298,6 +298,29 @@ def test_what_came_before_a_fault_is_had_and_then_the_fault(pair, server_context
     transport.sock.close()
 
 
+def test_records_without_content_do_not_hold_the_thread(
+    pair, server_context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = pair
+    made: list[ssl.SSLSocket] = []
+    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
+    shaking.start()
+    transport = shaken(BulkTls(server, server_context))
+    shaking.join()
+    fills = 0
+
+    def fill(self: BulkTls, room: memoryview) -> bool:
+        nonlocal fills
+        fills += 1
+        assert fills < 100
+        return True
+
+    monkeypatch.setattr(BulkTls, "_fill", fill)
+    assert transport.receive_into(memoryview(bytearray(9))) is None
+    assert transport.wants == READABLE
+    made[0].close()
+
+
 def test_whoever_leaves_before_the_first_byte_is_told(pair, server_context) -> None:
     server, client = pair
     client.close()

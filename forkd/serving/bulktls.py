@@ -17,6 +17,8 @@ _READ = 512 * 1024
 """Bytes of one read at most: who sends slowly has no more of them in memory than came."""
 _RECORD = 16 * 1024
 """Bytes of content in a record at most (RFC 8446 section 5.1)."""
+_FILLS = 2
+"""Reads for one answer: a peer may send records without content (KeyUpdate) for ever."""
 _NOTHING = memoryview(b"")
 _LEAST, _MOST = 64 * 1024, 768 * 1024
 """Bytes that are enciphered at once; see `BulkTls.piece`."""
@@ -69,10 +71,14 @@ class BulkTls:
                 return self.flush()
 
     def receive_into(self, buffer: memoryview) -> int | None:
-        while (count := self._decipher(buffer)) is None:
+        for _ in range(_FILLS):
+            count = self._decipher(buffer)
+            if count is not None:
+                return count
             if not self.flush() or not self._fill(buffer):
                 return None
-        return count
+        self.wants = READABLE
+        return self._decipher(buffer)
 
     def _decipher(self, buffer: memoryview) -> int | None:
         """Whole records, as many as came and as there is room for; None when there is none."""
