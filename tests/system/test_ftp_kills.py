@@ -231,7 +231,10 @@ def test_killed_workers_leave_whole_files(folder: Path, dice: random.Random, tel
             wait_for(lambda: crowd.check() or len(daemon.workers()) == 4, 60)
         counts = sum((writer.counts for writer in writers), looks)
         tell(kills=killer.aimed.total(), **counts)
-        assert all(counts[f"{verb.lower()}_cut"] for verb in CHANGES)
+        assert all(killer.aimed[verb] for verb in CHANGES)
+        # a few shots at each may miss one of them, many do not
+        cut = [verb for verb in CHANGES if counts[f"{verb.lower()}_cut"]]
+        assert len(cut) >= scale(2, len(CHANGES))
         site.hang_up()
         daemon.hang_up()
         assert_exact(daemon, writers)
