@@ -74,6 +74,18 @@ def opened(sock: socket.socket, context: ssl.SSLContext, *, bulk: bool) -> Trans
     return shaken(BulkTls(sock, context)) if bulk else until_open(sock, context)
 
 
+def joined(
+    server: socket.socket, client: socket.socket, context: ssl.SSLContext, *, bulk: bool
+) -> tuple[Transport, ssl.SSLSocket]:
+    """Both ends after the handshake."""
+    made: list[ssl.SSLSocket] = []
+    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
+    shaking.start()
+    transport = opened(server, context, bulk=bulk)
+    shaking.join()
+    return transport, made[0]
+
+
 @pytest.fixture(params=["plain", "tls", "bulk"])
 def ends(
     request: pytest.FixtureRequest,
@@ -84,14 +96,10 @@ def ends(
     if request.param == "plain":
         yield Plain(server), client
         return
-    made: list[socket.socket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = opened(server, server_context, bulk=request.param == "bulk")
-    shaking.join()
-    yield transport, made[0]
+    transport, made = joined(server, client, server_context, bulk=request.param == "bulk")
+    yield transport, made
     transport.sock.close()
-    made[0].close()
+    made.close()
 
 
 def read_all(transport: Transport, count: int) -> bytes:
@@ -136,37 +144,29 @@ def test_a_peer_that_does_not_read_blocks_and_goes_on(ends) -> None:
 def test_little_is_held_for_a_peer_that_does_not_read(pair, server_context) -> None:
     """And much is sent at once to one that does."""
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = opened(server, server_context, bulk=True)
-    shaking.join()
+    transport, made = joined(server, client, server_context, bulk=True)
     least, data, sent, got = transport.piece, memoryview(bytes(1 << 20)), 0, 0
     for _ in range(3):
         sent += transport.send(data) or 0
         while got < sent:
-            got += len(made[0].recv(1 << 20))
+            got += len(made.recv(1 << 20))
     assert sent == 7 * least
     while (count := transport.send(data)) is not None:
         sent += count
     assert transport.piece == least
     while got < sent:
         transport.flush()
-        got += len(made[0].recv(1 << 20))
-    made[0].close()
+        got += len(made.recv(1 << 20))
+    made.close()
 
 
 def test_what_cannot_be_sent_any_more_is_no_orderly_end(pair, server_context) -> None:
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = opened(server, server_context, bulk=True)
-    shaking.join()
+    transport, made = joined(server, client, server_context, bulk=True)
     while transport.send(bytes(1 << 20)):
         pass
-    made[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    made[0].close()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    made.close()
     assert wait_briefly(transport, LONG)
     with pytest.raises(ConnectionError):
         transport.close_notify()
@@ -213,14 +213,10 @@ def send_for_ever(transport: Transport) -> None:
 @pytest.mark.parametrize("bulk", [False, True])
 def test_tls_that_ends_without_a_word_is_broken(pair, server_context, bulk: bool) -> None:
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = opened(server, server_context, bulk=bulk)
-    shaking.join()
+    transport, made = joined(server, client, server_context, bulk=bulk)
     assert transport.label.startswith("TLSv1.")
     assert not transport.kernel
-    with socket.socket(fileno=made[0].detach()) as raw:
+    with socket.socket(fileno=made.detach()) as raw:
         raw.shutdown(socket.SHUT_WR)  # a close would be a reset: the tickets were not read
         assert wait_briefly(transport, LONG)
         with pytest.raises(ConnectionError, match="TLS"):
@@ -283,13 +279,9 @@ def test_much_that_comes_at_once_is_the_same_as_a_socket_would_give(ends) -> Non
 def test_what_came_before_a_fault_is_had_and_then_the_fault(pair, server_context) -> None:
     """Again and again: it must never be taken for an orderly end."""
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = opened(server, server_context, bulk=True)
-    shaking.join()
-    made[0].sendall(b"content")
-    with socket.socket(fileno=made[0].detach()) as raw:
+    transport, made = joined(server, client, server_context, bulk=True)
+    made.sendall(b"content")
+    with socket.socket(fileno=made.detach()) as raw:
         raw.sendall(b"\x17\x03\x03\x00\x40" + bytes(64))  # a record that nobody enciphered
         assert read_all(transport, 7) == b"content"
         for _ in range(3):
@@ -302,11 +294,7 @@ def test_records_without_content_do_not_hold_the_thread(
     pair, server_context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = shaken(BulkTls(server, server_context))
-    shaking.join()
+    transport, made = joined(server, client, server_context, bulk=True)
     fills = 0
 
     def fill(self: BulkTls, room: memoryview) -> bool:
@@ -318,7 +306,7 @@ def test_records_without_content_do_not_hold_the_thread(
     monkeypatch.setattr(BulkTls, "_fill", fill)
     assert transport.receive_into(memoryview(bytearray(9))) is None
     assert transport.wants == READABLE
-    made[0].close()
+    made.close()
 
 
 def test_whoever_leaves_before_the_first_byte_is_told(pair, server_context) -> None:
@@ -348,12 +336,8 @@ def test_what_a_network_says_is_a_broken_connection() -> None:
 def test_the_end_under_tls_waits_for_a_peer_that_does_not_read(pair, server_context) -> None:
     """One that is lost on its way would make a whole download look broken off."""
     server, client = pair
-    made: list[ssl.SSLSocket] = []
-    shaking = threading.Thread(target=lambda: made.append(client_context().wrap_socket(client)))
-    shaking.start()
-    transport = until_open(server, server_context)
-    shaking.join()
-    with socket.socket(fileno=made[0].detach()) as raw:
+    transport, made = joined(server, client, server_context, bulk=False)
+    with socket.socket(fileno=made.detach()) as raw:
         filled = 0
         with contextlib.suppress(BlockingIOError):
             while True:  # beneath TLS: the kernel takes not one byte more
